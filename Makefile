@@ -1,0 +1,31 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN    := .venv/bin
+QUICK  ?=
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test test-slow check clean
+
+# torch first and by its exact version: a wider request would take a build with gigabytes of CUDA.
+.venv/ready: pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[llm,plot,dev]"
+	touch $@
+
+setup: .venv/ready
+
+demo: setup
+	$(BIN)/crl llm compare --out runs/demo $(if $(QUICK),--quick) --overwrite
+
+test: setup
+	$(BIN)/python -m pytest -n 2
+
+test-slow: setup
+	$(BIN)/python -m pytest -n 2 -m slow
+
+check: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

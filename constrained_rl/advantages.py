@@ -1,0 +1,89 @@
+"""From rewards and costs to one advantage per decision: streams, GAE, mixing. Pure functions.
+
+Letters: B rows, T decisions, K constraints, S streams (reward first). Absent: V-trace, λ-returns
+for off-policy data.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+KLStreams = Literal["reward", "both", "paper"]
+"""Which streams pay for β·KL; see `charge_kl`."""
+
+
+def gae(
+    reward: Tensor,  # [B, T, S]
+    value: Tensor,  # [B, T + 1, S]
+    terminated: Tensor,  # [B, T] bool
+    done: Tensor,  # [B, T] bool
+    gamma: Tensor,  # [S]
+    gae_lambda: Tensor,  # [S]
+) -> Tensor:  # [B, T, S]
+    """Generalised advantage estimation of all streams in one pass (Schulman et al. 2016, eq. 16).
+
+    Values cover every state a row holds, so truncation needs no branch: a truncated decision
+    bootstraps from V_{t+1} and its episode is cut by `done`. A masked decision always follows a
+    `done` one, so what is computed there reaches nobody; mask it when averaging.
+    """
+    alive = (~terminated).to(reward.dtype).unsqueeze(-1)
+    carry = (~done).to(reward.dtype).unsqueeze(-1) * (gamma * gae_lambda)
+    # δ_t = r_t + γ (1 − terminated_t) V_{t+1} − V_t
+    delta = reward + gamma * alive * value[:, 1:] - value[:, :-1]
+    advantage = torch.empty_like(delta)
+    running = torch.zeros_like(delta[:, 0])
+    for t in range(reward.shape[1] - 1, -1, -1):
+        # A_t = δ_t + γ λ (1 − done_t) A_{t+1}
+        running = delta[:, t] + carry[:, t] * running
+        advantage[:, t] = running
+    return advantage
+
+
+def charge_kl(
+    stream: Tensor,  # [B, T, S] reward first, then costs
+    kl: Tensor,  # [B, T] log π_old − log π_ref of the tokens taken (the k1 estimator)
+    beta: float,
+    kl_streams: KLStreams,
+) -> Tensor:  # [B, T, S]
+    """Charge β·KL to the streams.
+
+    "reward": r − β·kl only; the optimum is π_ref · exp((R − λC)/β), the problem as written.
+    "both":   r − β·kl and c + β·kl, so that after (A_r − λA_c)/(1 + λ) the KL weight is β for
+              every λ (Safe RLHF's reference implementation).
+    "paper":  both at β/2 (Dai et al. 2024, appendix).
+    """
+    factor = beta / 2 if kl_streams == "paper" else beta
+    sign = torch.ones(stream.shape[-1], dtype=stream.dtype, device=stream.device)
+    sign[0] = -1
+    if kl_streams == "reward":
+        sign[1:] = 0
+    return stream + factor * kl.unsqueeze(-1) * sign
+
+
+def penalized_advantage(
+    advantage: Tensor,  # [B, T, 1 + K]
+    lam: Tensor,  # [K] ≥ 0
+    divide: bool = True,
+) -> Tensor:  # [B, T]
+    """Advantage of the Lagrangian: A = (A_r − Σ_k λ_k A_ck) / (1 + Σ_k λ_k).
+
+    Dividing by 1 + Σλ keeps the step size comparable as λ grows (Stooke et al. 2020, §4).
+    """
+    lam = lam.to(advantage)
+    mixed = advantage[..., 0] - advantage[..., 1:] @ lam
+    return mixed / (1 + lam.sum()) if divide else mixed
+
+
+def whiten(advantage: Tensor, mask: Tensor) -> Tensor:
+    """Subtract the mean and divide by the deviation over masked decisions.
+
+    `advantage` is [B, T] or [B, T, S] (each stream on its own), `mask` [B, T] bool. Fewer than two
+    decisions, or no spread, leave only the centring.
+    """
+    chosen = advantage[mask]
+    mean = chosen.mean(0)
+    deviation = chosen.std(0, correction=0)
+    scale = torch.where(deviation > 1e-8, deviation, torch.ones_like(deviation))
+    keep = mask if advantage.ndim == 2 else mask.unsqueeze(-1)
+    return (advantage - mean) / scale * keep

@@ -1,0 +1,186 @@
+"""Collects windows of T decisions from a Gymnasium vector environment: rows = sub-environments.
+
+Requires NEXT_STEP autoreset, so `obs[:, t + 1]` is the true successor of decision t and the step
+that only resets is masked. Running sums cross windows: an episode is reported where it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+from torch import Tensor
+
+from constrained_rl.cmdp import SavesState, read_cost
+from constrained_rl.networks import ActingPolicy
+from constrained_rl.rollout import Episodes, Rollout
+
+Array = NDArray[Any]
+
+
+def probe_channels(envs: VectorEnv[Any, Any, Any], seed: int, required: bool) -> int:
+    """Number of cost channels K, found by one random step; `InputError` if required and absent."""
+    envs.reset(seed=seed)
+    envs.action_space.seed(seed)
+    info = envs.step(envs.action_space.sample())[4]
+    if not required and "cost" not in info:
+        return 0
+    return read_cost(info, np.ones(envs.num_envs, dtype=bool), None).shape[1]
+
+
+class VectorCollector:
+    """Steps `envs` with `policy`; episodes continue from one window into the next."""
+
+    def __init__(
+        self,
+        envs: VectorEnv[Any, Any, Any],
+        policy: ActingPolicy,
+        horizon: int,
+        channels: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._envs, self._policy = envs, policy
+        self._horizon, self._channels, self._device = horizon, channels, device
+        self._generator = torch.Generator(device).manual_seed(seed)
+        self._restart(seed)
+
+    def _restart(self, seed: int) -> None:
+        self._obs: Array = self._envs.reset(seed=seed)[0]
+        count = self._envs.num_envs
+        self._ended = np.zeros(count, dtype=bool)  # the last step ended an episode
+        self._return = np.zeros(count)
+        self._cost = np.zeros((count, self._channels))
+        self._length = np.zeros(count, dtype=np.int64)
+        self._restart_seed = seed
+
+    def collect(self) -> Rollout:
+        """Act for `horizon` steps in every sub-environment."""
+        observed: list[Tensor] = []
+        actions: list[Tensor] = []
+        rewards, costs, terminations, dones, masks = [], [], [], [], []
+        ended: list[tuple[Array, ...]] = []
+        for t in range(self._horizon):
+            obs = self._policy.encode(self._obs)
+            action = self._policy.act(obs, self._generator, deterministic=False)
+            observed.append(obs)
+            actions.append(action)
+            mask = ~self._ended
+            self._obs, reward, terminated, truncated, info = self._envs.step(
+                self._policy.executed(action)
+            )
+            cost = self._read_cost(info, mask)
+            reward = np.where(mask, reward, 0.0)
+            done = (terminated | truncated) & mask
+            self._account(reward, cost, mask, done, t, ended)
+            for record, value in zip(
+                (rewards, costs, terminations, dones, masks),
+                (reward, cost, terminated & mask, done, mask),
+                strict=True,
+            ):
+                record.append(value)
+        observed.append(self._policy.encode(self._obs))
+        return Rollout(
+            obs=torch.stack(observed, 1),
+            action=torch.stack(actions, 1),
+            reward=self._rows(rewards),
+            cost=self._rows(costs),
+            terminated=self._rows(terminations),
+            done=self._rows(dones),
+            mask=self._rows(masks),
+            episodes=self._episodes(ended),
+            exchangeable=True,
+        )
+
+    def _read_cost(self, info: dict[str, Any], mask: Array) -> Array:
+        if self._channels == 0:
+            return np.zeros((len(mask), 0))
+        return read_cost(info, mask, self._channels)
+
+    def _account(
+        self,
+        reward: Array,
+        cost: Array,
+        mask: Array,
+        done: Array,
+        t: int,
+        ended: list[tuple[Array, ...]],
+    ) -> None:
+        """Add a step to the running sums and move finished episodes to `ended`."""
+        self._return += reward
+        self._cost += cost
+        self._length += mask
+        self._ended = done
+        if done.any():
+            rows = np.flatnonzero(done)
+            ended.append(
+                (
+                    self._return[rows],
+                    self._cost[rows],
+                    self._length[rows],
+                    rows,
+                    np.full(len(rows), t),
+                )
+            )
+            self._return[rows], self._cost[rows], self._length[rows] = 0.0, 0.0, 0
+
+    def _rows(self, steps: list[Array]) -> Tensor:
+        """Stack T arrays [N, …] to a tensor [N, T, …]; numbers become default floats."""
+        stacked = torch.from_numpy(np.stack(steps, axis=1))
+        if stacked.dtype != torch.bool:
+            stacked = stacked.to(torch.get_default_dtype())
+        return stacked.to(self._device)
+
+    def _episodes(self, ended: list[tuple[Array, ...]]) -> Episodes:
+        if not ended:
+            empty = torch.zeros(0, dtype=torch.long)
+            none = torch.zeros(0, dtype=torch.float64)
+            return Episodes(none, none.new_zeros(0, self._channels), empty, empty, empty)
+        columns = [torch.from_numpy(np.concatenate(c)) for c in zip(*ended, strict=True)]
+        return Episodes(*columns)
+
+    def at_checkpoint(self, seed: int) -> None:
+        """Restart all episodes from `seed` unless the environment can save its state."""
+        if not isinstance(self._envs, SavesState):
+            self._restart(seed)
+
+    def state_dict(self) -> dict[str, object]:
+        """Generator, and either everything about the episodes under way or their restart seed."""
+        state: dict[str, object] = {"generator": self._generator.get_state()}
+        if not isinstance(self._envs, SavesState):
+            return state | {"restart_seed": self._restart_seed}
+        environment = {name: torch.from_numpy(x) for name, x in self._envs.get_state().items()}
+        return state | {
+            "environment": environment,
+            "obs": torch.from_numpy(np.asarray(self._obs)),
+            "ended": torch.from_numpy(self._ended),
+            "return": torch.from_numpy(self._return),
+            "cost": torch.from_numpy(self._cost),
+            "length": torch.from_numpy(self._length),
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore `state_dict`."""
+        self._generator.set_state(_tensor(state["generator"]))
+        if not isinstance(self._envs, SavesState):
+            seed = state["restart_seed"]
+            assert isinstance(seed, int)
+            self._restart(seed)
+            return
+        environment = state["environment"]
+        assert isinstance(environment, dict)
+        self._envs.set_state({name: _tensor(x).numpy().copy() for name, x in environment.items()})
+        self._obs = _tensor(state["obs"]).numpy().copy()
+        self._ended = _tensor(state["ended"]).numpy().copy()
+        self._return = _tensor(state["return"]).numpy().copy()
+        self._cost = _tensor(state["cost"]).numpy().copy()
+        self._length = _tensor(state["length"]).numpy().copy()
+
+
+def _tensor(value: object) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value

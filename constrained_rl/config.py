@@ -1,0 +1,235 @@
+"""Typed configuration of a run on an environment. Frozen; unknown keys are refused.
+
+The docstring under a field is its help text. Precedence: preset < file < command line.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, no unknown keys, docstrings are descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class EnvConfig(Section):
+    """The environment."""
+
+    id: str = "constrained_rl/Detour-v0"
+    """Gymnasium id; `crl envs` lists the built-in ones."""
+    num_envs: Count = 16
+    """sub-environments stepped together"""
+    kwargs: dict[str, object] = {}
+    """passed to the environment's constructor"""
+
+
+class NetworkConfig(Section):
+    """MLP policies and critics."""
+
+    hidden: tuple[Count, ...] = (64, 64)
+    """width of each tanh layer"""
+    normalize_observations: bool = True
+    """standardise observations by running statistics, frozen during each update"""
+
+
+class PPOConfig(Section):
+    """PPO (Schulman et al. 2017) over advantages mixed by λ."""
+
+    horizon: Count = 128
+    """decisions per row and iteration (environments; token rows are whole responses)"""
+    epochs: Count = 10
+    """passes over each rollout"""
+    minibatches: Count = 8
+    """optimizer steps per pass"""
+    micro_batch: Count | None = None
+    """rows per forward; splits minibatches to save memory and never changes a result"""
+    flatten: bool = True
+    """shuffle single decisions instead of rows where the rollout allows it"""
+    clip: Positive = 0.2
+    """ratio clip ε"""
+    value_clip: Positive | None = None
+    """clip of the critics' moves, in return units"""
+    gamma: Share = 0.99
+    """discount of the reward stream"""
+    cost_gamma: Share | None = None
+    """discount of the cost streams; default: as gamma"""
+    gae_lambda: Share = 0.95
+    """λ of GAE, reward stream"""
+    cost_gae_lambda: Share | None = None
+    """λ of GAE, cost streams; default: as gae_lambda"""
+    learning_rate: Positive = 3e-4
+    """Adam step of the policy"""
+    critic_learning_rate: Positive | None = None
+    """Adam step of the critics; default: as learning_rate"""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Adam's moment decays"""
+    schedule: Schedule = "linear"
+    """learning rates over training: constant, linear to 0, cosine to 0"""
+    warmup: Share = 0.0
+    """share of training over which learning rates rise from 0"""
+    entropy: NonNegative = 0.0
+    """weight of the entropy bonus"""
+    entropy_schedule: Schedule = "linear"
+    """entropy weight over training"""
+    target_kl: Positive | None = None
+    """stop the policy's (not the critics') steps of an iteration beyond this KL, nats/decision"""
+    max_grad_norm: Positive = 1.0
+    """gradient clip of each module"""
+    loss_mean: Literal["token", "sequence"] = "token"
+    """every decision counts alike, or every row does"""
+    divide: bool = True
+    """divide the mixed advantage by 1 + Σλ"""
+    normalize: Literal["mixed", "streams", "none"] = "mixed"
+    """whiten after mixing; per stream before it (then λ is no price); or not"""
+    streams: Literal["separate", "single"] = "separate"
+    """one stream per cost, or the published shaping baseline's single stream R − νC"""
+    kl_coefficient: NonNegative = 0.0
+    """β of the KL penalty to the reference policy (token generation)"""
+    kl_streams: Literal["reward", "both", "paper"] = "reward"
+    """which streams pay β·KL, see `advantages.charge_kl`"""
+    score_clip: Positive | None = None
+    """clamp every decision's reward and cost after KL (the reference implementation: 50)"""
+
+
+class MeanConfig(Section):
+    """Mean over the iteration's finished episodes."""
+
+    kind: Literal["mean"] = "mean"
+    """estimator"""
+
+
+class WindowConfig(Section):
+    """Mean over the last finished episodes."""
+
+    kind: Literal["window"] = "window"
+    """estimator"""
+    size: Count = 128
+    """episodes"""
+
+
+class EMAConfig(Section):
+    """Exponential average over iterations."""
+
+    kind: Literal["ema"] = "ema"
+    """estimator"""
+    decay: Share = 0.5
+    """weight of the past"""
+
+
+EstimatorConfig = Annotated[MeanConfig | WindowConfig | EMAConfig, Field(discriminator="kind")]
+
+
+class ConstraintConfig(Section):
+    """How every cost channel is constrained; the limits are the run's `limit`."""
+
+    transform: Literal["identity", "probability", "indicator"] = "identity"
+    """bound E[C], E[σ(C)] or P(C > 0)"""
+    estimator: EstimatorConfig = MeanConfig()
+    """how J_C is estimated from finished episodes"""
+
+
+class FixedConfig(Section):
+    """Static reward shaping."""
+
+    kind: Literal["fixed"] = "fixed"
+    """controller"""
+    weight: NonNegative | tuple[NonNegative, ...] = 1.0
+    """ν, one for all costs or one each"""
+
+
+class GradientConfig(Section):
+    """Dual gradient ascent."""
+
+    kind: Literal["gradient"] = "gradient"
+    """controller"""
+    learning_rate: Positive = 0.05
+    """η, per unit of violation"""
+    initial: NonNegative = 0.0
+    """λ at the start"""
+    parameterization: Literal["linear", "log"] = "linear"
+    """projected ascent on λ, or Safe RLHF's published rule on ln λ"""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """plain step or Adam's"""
+    delay: Annotated[int, Field(ge=0)] = 0
+    """updates before λ may move"""
+    maximum: Positive | None = None
+    """upper bound of λ"""
+
+
+class PIDConfig(Section):
+    """PID control (Stooke et al. 2020)."""
+
+    kind: Literal["pid"] = "pid"
+    """controller"""
+    kp: NonNegative = 0.5
+    """proportional gain"""
+    ki: NonNegative = 0.05
+    """integral gain per update"""
+    kd: NonNegative = 0.0
+    """derivative gain, on rising cost only"""
+    initial: NonNegative = 0.0
+    """λ and integral at the start"""
+    proportional_ema: Share = 0.0
+    """weight of the past in the proportional term"""
+    derivative_ema: Share = 0.0
+    """weight of the past in the derivative's cost"""
+    derivative_delay: Count = 1
+    """updates between the two costs of the derivative"""
+    maximum: Positive | None = None
+    """upper bound of λ and of the integral"""
+    relative: bool = False
+    """measure the violation in units of |limit|"""
+
+
+MultiplierConfig = Annotated[FixedConfig | GradientConfig | PIDConfig, Field(discriminator="kind")]
+
+
+class CheckpointConfig(Section):
+    """Checkpoints fall on fixed iterations, never on wall time."""
+
+    every: Count = 20
+    """iterations between checkpoints"""
+    keep: Count = 2
+    """checkpoints kept on disk"""
+
+
+class RunConfig(Section):
+    """One training run on an environment."""
+
+    preset: Literal["ppo", "static_shaping", "ppo_lagrangian", "pid_lagrangian"] = "pid_lagrangian"
+    """where the defaults came from"""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """of networks, actions, minibatches and environments"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where networks live; auto takes a GPU when there is one"""
+    threads: Count = 1
+    """torch threads; small networks are fastest with one"""
+    total_steps: Count = 200_000
+    """decisions, rounded up to whole iterations of env.num_envs × ppo.horizon"""
+    limit: Finite | tuple[Finite, ...] | None = None
+    """upper bound on each expected episode cost; default: the built-in environment's"""
+    constrained: bool = True
+    """False ignores costs when learning (plain PPO); they are still reported"""
+    env: EnvConfig = EnvConfig()
+    """the environment"""
+    network: NetworkConfig = NetworkConfig()
+    """policies and critics"""
+    ppo: PPOConfig = PPOConfig()
+    """the update"""
+    constraint: ConstraintConfig = ConstraintConfig()
+    """what is bounded"""
+    multiplier: MultiplierConfig = PIDConfig()
+    """what moves λ"""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """what is kept"""

@@ -1,0 +1,48 @@
+"""Built-in constrained environments; importing this package registers them with Gymnasium.
+
+All are plain NumPy, carry `info["cost"]` as float64 [K] and have a native vector form.
+"""
+
+from dataclasses import dataclass
+
+from gymnasium import register
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """One row of the table of built-in environments."""
+
+    id: str
+    description: str
+    limit: tuple[float, ...]  # [K] the limit we suggest; experiments set their own
+    cost_names: tuple[str, ...]  # [K]
+
+
+BUILT_IN: dict[str, BuiltIn] = {
+    built_in.id: built_in
+    for built_in in (
+        BuiltIn(
+            id="constrained_rl/Detour-v0",
+            description="11 states: a short risky lane or a long safe one; exact optimum known",
+            limit=(4.0,),
+            cost_names=("risk",),
+        ),
+        BuiltIn(
+            id="constrained_rl/PointHazard-v0",
+            description="a point steers to a goal behind a hazard; the direct way crosses it",
+            limit=(2.0,),
+            cost_names=("hazard",),
+        ),
+    )
+}
+
+register(
+    id="constrained_rl/Detour-v0",
+    entry_point="constrained_rl.envs.tabular:detour",
+    vector_entry_point="constrained_rl.envs.tabular:detour_vec",
+)
+register(
+    id="constrained_rl/PointHazard-v0",
+    entry_point="constrained_rl.envs.point:point_hazard",
+    vector_entry_point="constrained_rl.envs.point:point_hazard_vec",
+)

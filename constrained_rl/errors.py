@@ -1,0 +1,29 @@
+"""The two families of errors a user can meet; everything else is a defect of ours.
+
+`InputError` is raised for what a user handed in (config, files, environments, models), before
+anything expensive starts. `NonFiniteError` stops a run whose numbers are no longer numbers. The
+command line prints either as one message and exits with code 2; `--debug` shows the traceback.
+"""
+
+from torch import Tensor, isfinite
+
+
+class InputError(ValueError):
+    """Something handed in is wrong. The message says what was found, expected, and what to do."""
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss, score or gradient is NaN or infinite. The last checkpoint on disk is intact."""
+
+
+def require_finite(name: str, value: Tensor) -> Tensor:
+    """Return `value`, or raise `NonFiniteError` naming the tensor and how much of it is bad."""
+    finite = isfinite(value)
+    if not bool(finite.all()):
+        bad = int((~finite).sum())
+        raise NonFiniteError(
+            f"{name}: {bad} of {value.numel()} values are NaN or infinite; the run stops here and "
+            "its last checkpoint is intact. Lower the learning rate or check the scores, then "
+            "continue with `crl resume`"
+        )
+    return value

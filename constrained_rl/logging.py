@@ -1,0 +1,129 @@
+"""Loggers observe a run: JSON lines on disk, a live table on the terminal.
+
+Deleting every logger changes no parameter. Off a terminal, one plain line per tenth of the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+
+class JsonlLogger:
+    """Appends one JSON object per iteration to a file and flushes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append `metrics`."""
+        self._file.write(json.dumps(dict(metrics)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Read a metrics file; a line cut short by a kill is left out."""
+    rows: list[dict[str, float]] = []
+    if not path.exists():
+        return rows
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def keep_iterations(path: Path, last: int) -> None:
+    """Drop rows after iteration `last`: they will be run again."""
+    rows = [row for row in read_metrics(path) if row["iteration"] <= last]
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    temporary.replace(path)
+
+
+class RichLogger:
+    """Live table of return, each cost against its limit, λ, KL and speed, with progress and ETA."""
+
+    def __init__(
+        self,
+        total: int,
+        title: str,
+        limits: Mapping[str, float],
+        start: int = 0,
+        console: Console | None = None,
+    ) -> None:
+        self._console = console or Console()
+        self._title, self._total, self._limits = title, total, dict(limits)
+        self._live: Live | None = None
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._progress.add_task("iterations", total=total, completed=start)
+        if self._console.is_terminal and "CI" not in os.environ:
+            self._live = Live(self._progress, console=self._console, refresh_per_second=4)
+            self._live.start()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the newest iteration."""
+        if self._live is not None:
+            self._progress.update(self._task, completed=step)
+            self._live.update(Group(self._table(metrics), self._progress))
+        elif step % max(1, self._total // 10) == 0 or step == self._total:
+            self._console.print(self._line(step, metrics), highlight=False)
+
+    def close(self) -> None:
+        """Leave the last table on the screen."""
+        if self._live is not None:
+            self._live.stop()
+
+    def _table(self, metrics: Mapping[str, float]) -> Table:
+        table = Table(title=self._title, title_justify="left")
+        table.add_column("quantity")
+        table.add_column("value", justify="right")
+        table.add_column("limit", justify="right")
+        for name, text, limit in self._rows(metrics):
+            table.add_row(name, text, limit)
+        return table
+
+    def _rows(self, metrics: Mapping[str, float]) -> Sequence[tuple[str, str, str]]:
+        rows: list[tuple[str, str, str]] = []
+        shown = ("return/", "cost/", "lambda/", "kl/", "entropy", "episode/", "clip_fraction")
+        for name, value in metrics.items():
+            if not name.startswith(shown):
+                continue
+            limit = self._limits.get(name.removeprefix("cost/")) if "cost/" in name else None
+            color = "" if limit is None else ("[green]" if value <= limit else "[red]")
+            rows.append((name, f"{color}{value:.4g}", "" if limit is None else f"≤ {limit:g}"))
+        seconds = sum(v for k, v in metrics.items() if k.startswith("time/"))
+        rows.append(("time/iteration", f"{seconds:.3g} s", ""))
+        return rows
+
+    def _line(self, step: int, metrics: Mapping[str, float]) -> str:
+        parts = [f"{name} {text}" for name, text, _ in self._rows(metrics)]
+        plain = "  ".join(parts).replace("[green]", "").replace("[red]", "")
+        return f"[{step}/{self._total}] {plain}".replace("[", "\\[", 1)

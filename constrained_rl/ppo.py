@@ -1,0 +1,291 @@
+"""THE loop: collect, annotate, update λ once, mix, update, yield. A generator.
+
+It never looks at observations: a control task and a language model run the same lines. Absent:
+recurrent policies, off-policy algorithms, offline data.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from constrained_rl.advantages import charge_kl, gae, penalized_advantage, whiten
+from constrained_rl.config import PPOConfig, Schedule
+from constrained_rl.constraints import Constraints
+from constrained_rl.errors import require_finite
+from constrained_rl.learner import Learner, PolicyObjective
+from constrained_rl.losses import explained_variance
+from constrained_rl.multipliers import Multiplier
+from constrained_rl.protocols import Collector, Critic, Metrics, Policy, Reference, Stateful
+from constrained_rl.rollout import Batch, Episodes, Rollout, Streams, decision_weights
+
+
+@dataclass
+class Parts:
+    """What the loop is made of; the mutable state of a run is theirs and `iteration`."""
+
+    collector: Collector
+    policy: Policy
+    critic: Critic
+    policy_learner: Learner
+    policy_objective: PolicyObjective
+    critic_learner: Learner
+    constraints: Constraints
+    multiplier: Multiplier
+    config: PPOConfig
+    generator: torch.Generator  # of minibatch order
+    reference: Reference | None = None
+    shaping: Tensor | None = None  # [K] ν of the published single-critic stream R − νC
+    iteration: int = 0
+    decisions: int = 0
+
+    def state_dict(self) -> dict[str, object]:
+        """Everything a bitwise continuation needs."""
+        return {
+            "iteration": self.iteration,
+            "decisions": self.decisions,
+            "generator": self.generator.get_state(),
+            **{name: part.state_dict() for name, part in self._stateful().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore `state_dict`."""
+        iteration, decisions, generator = (
+            state["iteration"],
+            state["decisions"],
+            state["generator"],
+        )
+        assert isinstance(iteration, int)
+        assert isinstance(decisions, int)
+        assert isinstance(generator, Tensor)
+        self.iteration, self.decisions = iteration, decisions
+        self.generator.set_state(generator)
+        for name, part in self._stateful().items():
+            saved = state[name]
+            assert isinstance(saved, Mapping)
+            part.load_state_dict(saved)
+
+    def _stateful(self) -> dict[str, Stateful]:
+        return {
+            "collector": self.collector,
+            "policy": self.policy_learner,
+            "critic": self.critic_learner,
+            "constraints": self.constraints,
+            "multiplier": self.multiplier,
+        }
+
+
+def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
+    """Run until `parts.iteration == iterations`, yielding each iteration's metrics.
+
+    Schedules span from the first decision to `iterations`.
+    """
+    while parts.iteration < iterations:
+        clock = Clock()
+        set_schedules(parts, parts.iteration / iterations)
+        rollout = parts.collector.collect()
+        clock.mark("collect")
+        streams = annotate(rollout, parts)
+        clock.mark("annotate")
+        lam = parts.multiplier.update(parts.constraints.signal(rollout.episodes))
+        batch = mix(streams, lam, parts.config)
+        metrics = ppo_update(batch, parts)
+        parts.policy.update_statistics(rollout)
+        parts.critic.update_statistics(rollout)
+        clock.mark("update")
+        parts.iteration += 1
+        parts.decisions += int(rollout.mask.sum())
+        yield {
+            "iteration": parts.iteration,
+            "decisions": parts.decisions,
+            **episode_metrics(rollout.episodes),
+            **{f"lambda/{c.name}": float(x) for c, x in zip(parts.constraints.constraints, lam, strict=True)},
+            **metrics,
+            **stream_metrics(streams, stream_names(parts.constraints, parts.config)),
+            **clock.times,
+        }
+
+
+def stream_names(constraints: Constraints, config: PPOConfig) -> tuple[str, ...]:
+    """Names of the S advantage streams: reward and each constraint, or the single shaped one."""
+    if config.streams == "single":
+        return ("shaped",)
+    return ("reward", *(c.name for c in constraints.constraints))
+
+
+def build_streams(
+    rollout: Rollout,
+    constraints: Constraints,
+    config: PPOConfig,
+    kl: Tensor | None = None,  # [B, T]
+    shaping: Tensor | None = None,  # [K]
+) -> Tensor:  # [B, T, S]
+    """Reward and cost streams with KL charged.
+
+    With `shaping` weights ν there is a single stream R − Σ ν_k C_k − β·KL, with one critic and no
+    division by 1 + ν (the published shaping baseline, Safe RLHF reference §1.12).
+    """
+    costs = constraints.streams(rollout)
+    if shaping is not None:
+        streams = (rollout.reward - costs @ shaping.to(costs)).unsqueeze(-1)
+    else:
+        streams = torch.cat([rollout.reward.unsqueeze(-1), costs], dim=-1)
+    if kl is not None and config.kl_coefficient > 0:
+        streams = charge_kl(streams, kl, config.kl_coefficient, config.kl_streams)
+    if config.score_clip is not None:
+        streams = streams.clamp(-config.score_clip, config.score_clip)
+    return streams * rollout.mask.unsqueeze(-1)
+
+
+@torch.no_grad()
+def annotate(rollout: Rollout, parts: Parts) -> Streams:
+    """Add log-probabilities, values and one advantage per stream; knows no λ."""
+    config, decisions = parts.config, rollout.reward.shape[1]
+    logp = rollout.behaviour_logp
+    if logp is None:
+        logp = parts.policy(rollout.obs, rollout.action)[0]
+    logp = require_finite("log-probabilities", logp * rollout.mask)
+    kl = None
+    if parts.reference is not None:
+        reference_logp = parts.reference(rollout.obs, rollout.action)[0] * rollout.mask
+        kl = require_finite("KL to the reference", logp - reference_logp)
+    value = require_finite("values", parts.critic(rollout.obs))
+    if value.shape[1] == decisions:  # every row ends in a terminal state, whose value is 0
+        value = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
+    streams = build_streams(rollout, parts.constraints, config, kl, parts.shaping)
+    gamma, lam = discounts(config, streams)
+    advantage = gae(streams, value, rollout.terminated, rollout.done, gamma, lam)
+    return Streams(
+        obs=rollout.obs,
+        action=rollout.action,
+        mask=rollout.mask,
+        logp=logp,
+        value=value[:, :-1],
+        advantage=advantage * rollout.mask.unsqueeze(-1),
+        exchangeable=rollout.exchangeable,
+        kl=kl,
+    )
+
+
+def discounts(config: PPOConfig, streams: Tensor) -> tuple[Tensor, Tensor]:
+    """γ and GAE-λ per stream [S]: the reward's first, the costs' after it."""
+    costs = streams.shape[-1] - 1
+    cost_gamma = config.gamma if config.cost_gamma is None else config.cost_gamma
+    cost_lambda = config.gae_lambda if config.cost_gae_lambda is None else config.cost_gae_lambda
+    return (
+        streams.new_tensor([config.gamma] + [cost_gamma] * costs),
+        streams.new_tensor([config.gae_lambda] + [cost_lambda] * costs),
+    )
+
+
+def mix(streams: Streams, lam: Tensor, config: PPOConfig) -> Batch:
+    """Mix the advantages at price λ [K], then bring them to one common scale."""
+    advantage = streams.advantage
+    if config.normalize == "streams":
+        advantage = whiten(advantage, streams.mask)
+    if config.streams == "single":
+        mixed = advantage[..., 0]
+    else:
+        mixed = penalized_advantage(advantage, lam, config.divide)
+    if config.normalize == "mixed":
+        mixed = whiten(mixed, streams.mask)
+    batch = Batch(
+        obs=streams.obs,
+        action=streams.action,
+        weight=decision_weights(streams.mask, config.loss_mean, mixed.dtype),
+        logp=streams.logp,
+        advantage=mixed,
+        value=streams.value,
+        target=streams.target,
+    )
+    return batch.flatten() if streams.exchangeable and config.flatten else batch
+
+
+def ppo_update(batch: Batch, parts: Parts) -> Metrics:
+    """Epochs × minibatches. Beyond `target_kl` the policy rests; the critics go on."""
+    config = parts.config
+    sums: Metrics = {}
+    counts: dict[str, int] = {}
+    learning = True
+    for _ in range(config.epochs):
+        for minibatch in batch.minibatches(config.minibatches, parts.generator):
+            metrics = parts.critic_learner.step(minibatch)
+            if learning:
+                metrics |= parts.policy_learner.step(minibatch)
+                learning = config.target_kl is None or metrics["kl/approx"] <= config.target_kl
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + 1
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+def schedule_factor(schedule: Schedule, progress: float, warmup: float = 0.0) -> float:
+    """Factor in [0, 1] at `progress` ∈ [0, 1): linear warm-up, then constant, linear or cosine."""
+    if progress < warmup:
+        return progress / warmup
+    rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
+    match schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1.0 - rest
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * rest))
+
+
+def set_schedules(parts: Parts, progress: float) -> None:
+    """Move learning rates and the entropy weight to where `progress` puts them."""
+    config = parts.config
+    factor = schedule_factor(config.schedule, progress, config.warmup)
+    parts.policy_learner.scale_learning_rate(factor)
+    parts.critic_learner.scale_learning_rate(factor)
+    parts.policy_objective.entropy = config.entropy * schedule_factor(
+        config.entropy_schedule, progress
+    )
+
+
+def episode_metrics(episodes: Episodes) -> Metrics:
+    """Return, cost and length of the episodes that finished; nothing when none did."""
+    if len(episodes) == 0:
+        return {"episodes": 0.0}
+    cost = episodes.cost.double().mean(0).tolist()
+    return {
+        "episodes": float(len(episodes)),
+        "return/mean": float(episodes.return_.double().mean()),
+        **{f"cost/{k}": value for k, value in enumerate(cost)},
+        "episode/length": float(episodes.length.double().mean()),
+    }
+
+
+def stream_metrics(streams: Streams, names: tuple[str, ...]) -> Metrics:
+    """Explained variance of each critic and the KL to the reference per episode row."""
+    metrics = {
+        f"explained_variance/{name}": float(
+            explained_variance(streams.value[..., s], streams.target[..., s], streams.mask)
+        )
+        for s, name in enumerate(names)
+    }
+    if streams.kl is not None:
+        metrics["kl/reference"] = float(streams.kl.sum(1).mean())
+    return metrics
+
+
+class Clock:
+    """Wall seconds between marks, as metrics `time/<mark>`."""
+
+    def __init__(self) -> None:
+        self.times: Metrics = {}
+        self._last = time.perf_counter()
+
+    def mark(self, name: str) -> None:
+        """Close the phase `name`."""
+        now = time.perf_counter()
+        self.times[f"time/{name}"] = now - self._last
+        self._last = now
+
+

@@ -1,0 +1,35 @@
+"""The four algorithms, as settings of one loop.
+
+`ppo` ignores costs; `static_shaping` charges a fixed price ν; `ppo_lagrangian` moves the price by
+dual gradient ascent; `pid_lagrangian` by PID control. The control gains act on the violation
+relative to the limit, so that they mean the same at a limit of 4 and of 25.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from constrained_rl.errors import InputError
+
+PresetName = Literal["ppo", "static_shaping", "ppo_lagrangian", "pid_lagrangian"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "ppo": {"constrained": False},
+    "static_shaping": {"multiplier": {"kind": "fixed", "weight": 1.0}},
+    "ppo_lagrangian": {"multiplier": {"kind": "gradient", "learning_rate": 0.05}},
+    "pid_lagrangian": {"multiplier": {"kind": "pid", "kp": 1.0, "ki": 0.05, "relative": True}},
+}
+
+SUMMARIES: dict[str, str] = {
+    "ppo": "unconstrained; costs are reported only",
+    "static_shaping": "reward − ν · cost at a fixed ν",
+    "ppo_lagrangian": "λ by dual gradient ascent",
+    "pid_lagrangian": "λ by PID control of the violation",
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """Settings of a preset that differ from the defaults, as a nested dict."""
+    if name not in PRESETS:
+        raise InputError(f"preset '{name}' does not exist; choose from {', '.join(PRESETS)}")
+    return {"preset": name, **PRESETS[name]}

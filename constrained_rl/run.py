@@ -1,0 +1,100 @@
+"""A run on disk: start, checkpoint, resume, finish.
+
+    config.toml  provenance.json  metrics.jsonl  checkpoints/<iteration>/  policy.safetensors
+
+`policy.safetensors` is written last: a folder that has it is a finished run.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+
+from constrained_rl.agent import Agent
+from constrained_rl.checkpoint import load_latest, save_checkpoint, write_tensors, write_text
+from constrained_rl.config import RunConfig
+from constrained_rl.errors import InputError
+from constrained_rl.logging import JsonlLogger, RichLogger, keep_iterations
+from constrained_rl.protocols import Logger
+from constrained_rl.provenance import write_provenance
+from constrained_rl.settings import read_toml, to_toml, validate
+
+def default_folder(config: RunConfig) -> Path:
+    """`runs/<preset>-<env>/<UTC time>-s<seed>`."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    name = f"{config.preset}-{config.env.id.replace('/', '_')}"
+    return Path("runs") / name / f"{stamp}-s{config.seed}"
+
+
+def new_folder(folder: Path) -> Path:
+    """Create a run directory; `InputError` if something is in it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(
+            f"{folder} exists and is not empty; nothing was changed. Continue it with "
+            f"`crl resume {folder}`, or choose another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def start(config: RunConfig, folder: Path) -> Path:
+    """Create a run directory, train in it to the end, and return it."""
+    agent = Agent(config)  # whatever is wrong with the config shows before a folder exists
+    new_folder(folder)
+    write_text(folder / "config.toml", to_toml(config))
+    write_provenance(folder)
+    _finish(agent, folder)
+    return folder
+
+
+def resume(folder: Path) -> bool:
+    """Continue a run from its last checkpoint, or from its beginning when it has none.
+
+    Returns False when the run was finished already.
+    """
+    if not (folder / "config.toml").is_file():
+        raise InputError(
+            f"{folder} is not a run directory: it has no config.toml; "
+            "give the folder that `crl train --out` made"
+        )
+    if (folder / "policy.safetensors").exists():
+        return False
+    config = validate(RunConfig, read_toml(folder / "config.toml"), str(folder / "config.toml"))
+    agent = Agent(config)
+    state = load_latest(folder / "checkpoints")
+    if state is not None:
+        agent.parts.load_state_dict(state)
+    keep_iterations(folder / "metrics.jsonl", agent.parts.iteration)
+    _finish(agent, folder)
+    return True
+
+
+def _finish(agent: Agent, folder: Path) -> None:
+    """Train to the end with checkpoints on fixed iterations, then write the final policy."""
+    config, parts = agent.config, agent.parts
+    iterations = math.ceil(config.total_steps / agent.steps_per_iteration)
+    limits = {str(c.channel): c.limit for c in parts.constraints.constraints}
+    title = f"{config.preset} on {config.env.id}, seed {config.seed}"
+    loggers: list[Logger] = [
+        JsonlLogger(folder / "metrics.jsonl"),
+        RichLogger(iterations, title, limits, parts.iteration),
+    ]
+    try:
+        for metrics in agent.iterate_until(iterations):
+            for logger in loggers:
+                logger.log(parts.iteration, metrics)
+            if parts.iteration % config.checkpoint.every == 0:
+                # Environments that cannot save their state restart here, resumed or not.
+                parts.collector.at_checkpoint(config.seed * 1_000_003 + parts.iteration)
+                save_checkpoint(
+                    folder / "checkpoints",
+                    parts.iteration,
+                    parts.state_dict(),
+                    config.checkpoint.keep,
+                )
+    finally:
+        for logger in loggers:
+            logger.close()
+        agent.close()
+    write_tensors(folder / "policy.safetensors", agent.policy.state_dict())

@@ -1,0 +1,122 @@
+"""From a preset, a TOML file and `key.path=value` overrides to one validated config, and back.
+
+All problems of a config are reported at once: path, value, and for an unknown key the nearest name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from constrained_rl.errors import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
+Tree = dict[str, Any]
+
+
+def read_toml(path: Path) -> Tree:
+    """Read a TOML file; `InputError` with file and position when it is missing or malformed."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"config file {path} does not exist; check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not readable as TOML: {error}") from error
+
+
+def parse_override(text: str) -> Tree:
+    """Parse `a.b=value` (TOML value, else a string) to a nested dict."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise InputError(f"override '{text}' is not of the form key.path=value, e.g. ppo.clip=0.3")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    tree: Any = parsed
+    for name in reversed(key.strip().split(".")):
+        tree = {name: tree}
+    assert isinstance(tree, dict)
+    return tree
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
+    """Merge `over` into `base`; a table of another `kind` replaces instead of merging."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and value.get("kind", old.get("kind")) == old.get("kind")
+        ):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def validate(model: type[Model], tree: Mapping[str, Any], source: str) -> Model:
+    """Validate `tree`, raising one `InputError` that lists every problem."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        problems = [_explain(model, dict(problem)) for problem in error.errors()]
+        raise InputError(f"{source}: {len(problems)} problem(s)\n" + "\n".join(problems)) from None
+
+
+def _explain(model: type[BaseModel], problem: Tree) -> str:
+    location = [str(part) for part in problem["loc"]]
+    path = ".".join(location)
+    if problem["type"] != "extra_forbidden":
+        return f"  {path}: found {problem['input']!r}: {problem['msg']}"
+    names = _fields_at(model, location[:-1])
+    near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+    advice = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(names))}"
+    return f"  {path}: unknown key; {advice}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """Field names of the section at `location`; a union's tag in the location selects its member."""
+    sections: list[type[BaseModel]] = [model]
+    for part in location:
+        tagged = [s for s in sections if _tag(s) == part]
+        if tagged:
+            sections = tagged
+            continue
+        annotations = [s.model_fields[part].annotation for s in sections if part in s.model_fields]
+        sections = [m for a in annotations for m in (get_args(a) or (a,)) if _is_model(m)]
+    return [name for s in sections for name in s.model_fields]
+
+
+def _tag(section: type[BaseModel]) -> object:
+    field = section.model_fields.get("kind")
+    return None if field is None else field.default
+
+
+def _is_model(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def resolve(
+    model: type[Model], base: Mapping[str, Any], file: Path | None, overrides: Sequence[str]
+) -> Model:
+    """Merge base < file < overrides and validate."""
+    tree = dict(base)
+    source = "configuration"
+    if file is not None:
+        tree, source = merge(tree, read_toml(file)), str(file)
+    for text in overrides:
+        tree = merge(tree, parse_override(text))
+    return validate(model, tree, source)
+
+
+def to_toml(config: BaseModel) -> str:
+    """The resolved config as TOML; unset optional values are left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

@@ -1,0 +1,94 @@
+"""A causal language model as a policy: log-probability and entropy of every response token.
+
+log π(a_t | x, a_<t) = log softmax(logits at the token before a_t)[a_t], in float32 and at
+temperature 1. Logits are computed for the response only: over a large vocabulary they are the
+largest tensor of the whole step. Absent: sampling (generation.py), value heads (scoring.py).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from constrained_rl.rollout import Rollout
+from llm_env.tokens import TokenRows, position_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class CausalLMPolicy(nn.Module):
+    """Policy of any Hugging Face causal LM. Its model stays in eval mode: no dropout in RL.
+
+    With dropout, the probabilities of acting and of learning would differ and π/π_old ≠ 1 at the
+    first step. Gradients do not need train mode.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch this wrapper; the language model itself stays in eval mode."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def forward(self, obs: TokenRows, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability [B, T] and entropy [B, T] of every response position.
+
+        H_t = −Σ_v p_v log p_v, from the one log-softmax that log π needs.
+        """
+        logp = response_log_softmax(self.model, obs)  # [B, T, V]
+        entropy = -(logp.exp() * logp).sum(-1)
+        return logp.gather(-1, action.unsqueeze(-1)).squeeze(-1), entropy
+
+    def update_statistics(self, rollout: Rollout) -> None:
+        """Do nothing: token ids need no running statistics."""
+
+
+def response_logp(model: PreTrainedModel, rows: TokenRows) -> Tensor:
+    """Log-probabilities [B, T] of the response tokens the rows hold; arbitrary where padded."""
+    logits = response_logits(model, rows)
+    # log softmax(z)[a] = −cross_entropy(z, a): one pass that never stores the [B, T, V] result
+    loss = nn.functional.cross_entropy(
+        logits.flatten(0, 1), rows.response_ids.flatten(), reduction="none"
+    )
+    return -loss.view(rows.response_ids.shape)
+
+
+def response_log_softmax(model: PreTrainedModel, rows: TokenRows) -> Tensor:
+    """Log-probabilities of all tokens at every response position: [B, T, V] float32."""
+    return torch.log_softmax(response_logits(model, rows), dim=-1)
+
+
+def response_logits(model: PreTrainedModel, rows: TokenRows) -> Tensor:
+    """Float32 logits [B, T, V]; column t is computed from the tokens before response token t."""
+    # the last token predicts nothing, so it is not fed: inputs are the columns 0 … P + T − 2
+    ids, attention = rows.ids[:, :-1], rows.attention[:, :-1]
+    accepted = forward_parameters(model)
+    arguments = position_argument(accepted, position_ids(attention))
+    if "logits_to_keep" in accepted:
+        arguments["logits_to_keep"] = rows.decisions
+    output = model(input_ids=ids, attention_mask=attention, use_cache=False, **arguments)
+    logits: Tensor = output.logits[:, -rows.decisions :]
+    return logits.float()
+
+
+def forward_parameters(model: PreTrainedModel) -> frozenset[str]:
+    """Names of the arguments that a model's forward declares.
+
+    An adapter (PEFT) hides its model's signature behind keyword arguments and passes them on, so
+    the signature asked is the one of the model inside.
+    """
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return frozenset(inspect.signature(inner.forward).parameters)
+
+
+def position_argument(accepted: frozenset[str], positions: Tensor) -> dict[str, Any]:
+    """Pass positions where the model knows them; ALiBi families derive theirs from the mask."""
+    return {"position_ids": positions} if "position_ids" in accepted else {}

@@ -1,0 +1,59 @@
+"""Supervised fine-tuning: maximize the log-probability of demonstrated responses.
+
+L = −mean over response tokens and their eos of log π(y_t | x, y_<t); prompt tokens carry no loss.
+The log-probability is the one reinforcement learning uses (policy.py). Absent: packing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from llm_env.policy import response_logp
+from llm_env.supervised import FitConfig, Progress, fit
+from llm_env.tokens import TokenRows, check_tokenizer, encode_pairs, pair_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class SFTConfig(FitConfig):
+    """Settings of supervised fine-tuning."""
+
+    epochs: int = Field(2, ge=1)
+    """passes over the demonstrations"""
+    learning_rate: float = Field(5e-3, gt=0)
+    """peak step size of AdamW; 2e-5 for pretrained models of billions of parameters"""
+
+
+def train_sft(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[str, str]],
+    config: SFTConfig,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Fine-tune a causal LM in place on (prompt, response) texts; return the loss of every step."""
+    check_tokenizer(tokenizer)
+    model.eval()  # no dropout: all randomness comes from the generator
+    examples = encode_pairs(
+        tokenizer, [prompt for prompt, _ in pairs], [text for _, text in pairs], config.max_tokens
+    )
+
+    def loss(batch: list[int]) -> Tensor:
+        rows = pair_rows([examples[i] for i in batch], tokenizer.pad_token_id)
+        return sft_loss(model, rows.to(model.device))
+
+    lengths = [len(prompt) + len(answer) for prompt, answer in examples]
+    return fit(model, lengths, loss, config, generator, progress)
+
+
+def sft_loss(model: PreTrainedModel, rows: TokenRows) -> Tensor:
+    """−Σ_t mask_t log π_t / Σ_t mask_t: mean over all response tokens of the batch."""
+    mask = rows.response_mask
+    return -(response_logp(model, rows) * mask).sum() / mask.sum().clamp_min(1)

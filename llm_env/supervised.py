@@ -1,0 +1,110 @@
+"""The one optimization loop of supervised training: length buckets, AdamW, cosine schedule.
+
+SFT and score training differ in their loss alone. Batches hold examples of similar length, so
+little of them is padding, and come in random order. Dropout is off, so every random number comes
+from the generator handed in. Absent: devices, accumulation and checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from constrained_rl.errors import InputError, require_finite
+
+Progress: TypeAlias = Callable[[int, int, float], None]  # (step, steps, loss)
+BUCKET_BATCHES = 32  # batches that are sorted by length together
+
+
+class FitConfig(BaseModel):
+    """Settings of a supervised fit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(2, ge=1)
+    """passes over the data"""
+    batch_size: int = Field(16, ge=1)
+    """examples per step; small batches with large steps win at small budgets"""
+    learning_rate: float = Field(5e-3, gt=0)
+    """peak step size of AdamW; 2e-5 for pretrained models of billions of parameters"""
+    warmup: float = Field(0.03, ge=0, lt=1)
+    """share of the steps over which the learning rate rises from 0"""
+    weight_decay: float = Field(0.0, ge=0)
+    """decoupled weight decay of AdamW"""
+    max_gradient_norm: float = Field(1.0, gt=0)
+    """gradients longer than this are shortened to it"""
+    max_tokens: int | None = Field(None, ge=2)
+    """longest prompt and response accepted, in tokens; None: no limit"""
+
+
+def fit(
+    model: nn.Module,
+    lengths: Sequence[int],
+    loss: Callable[[list[int]], Tensor],
+    config: FitConfig,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Minimize `loss(indices of a batch)` over the examples; return the loss of every step.
+
+    Args:
+        model: its parameters that require gradients are trained.
+        lengths: tokens of each example; examples of similar length share a batch.
+        loss: mean loss of the examples with these indices.
+        config: optimizer settings.
+        generator: source of the order of the examples.
+        progress: called after every step with (step, steps, loss).
+    """
+    if not lengths:
+        raise InputError("there are no examples to train on; expected at least one")
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
+    )
+    steps = config.epochs * math.ceil(len(lengths) / config.batch_size)
+    history: list[float] = []
+    for _ in range(config.epochs):
+        for batch in bucketed_batches(lengths, config.batch_size, generator):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * cosine(len(history), steps, config.warmup)
+            value = require_finite("training loss", loss(batch))
+            optimizer.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
+            require_finite("training gradient norm", norm)
+            optimizer.step()
+            history.append(value.item())
+            if progress is not None:
+                progress(len(history), steps, history[-1])
+    return history
+
+
+def cosine(step: int, steps: int, warmup: float) -> float:
+    """Factor of the learning rate at a step: linear warm-up, then (1 + cos πx) / 2 down to 0."""
+    rise = math.ceil(warmup * steps)
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def bucketed_batches(
+    lengths: Sequence[int], batch_size: int, generator: torch.Generator
+) -> list[list[int]]:
+    """Random batches of examples of similar length; every index once.
+
+    Shuffled indices are sorted by length within stretches of many batches; the batches are then
+    shuffled, so that training does not see short examples first.
+    """
+    order: list[int] = torch.randperm(len(lengths), generator=generator).tolist()
+    stretch = batch_size * BUCKET_BATCHES
+    batches = []
+    for start in range(0, len(order), stretch):
+        part = sorted(order[start : start + stretch], key=lambda index: lengths[index])
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    shuffled: list[int] = torch.randperm(len(batches), generator=generator).tolist()
+    return [batches[i] for i in shuffled]
