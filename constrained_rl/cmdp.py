@@ -79,7 +79,7 @@ def make_vec(
             vector_kwargs={} if native else {"autoreset_mode": AutoresetMode.NEXT_STEP},
             **kwargs,
         )
-    except TypeError as error:
+    except (TypeError, gymnasium.error.Error) as error:
         raise InputError(f"{env_id} could not be created with {kwargs}: {error}") from error
     require_next_step(envs)
     envs.reset(seed=seed)
@@ -101,18 +101,17 @@ def require_next_step(envs: AnyVectorEnv) -> None:
 def cost_names(envs: AnyVectorEnv) -> tuple[str, ...] | None:
     """Names of the cost channels, or None if only the first step can tell their number.
 
-    Asked of the vector environment's own `cost_names`, else of each sub-environment's
-    (`Cost` sets it).
+    A native vector environment has the attribute itself, under a `SyncVectorEnv` each
+    sub-environment has it (`Cost` sets it).
     """
+    inner = envs.unwrapped
     try:
-        found = [envs.cost_names]  # type: ignore[attr-defined]
+        if isinstance(inner, SyncVectorEnv):  # not Async: a worker ends when it lacks an attribute
+            found = inner.get_attr("cost_names")
+        else:
+            found = (inner.cost_names,)  # type: ignore[attr-defined]
     except AttributeError:
-        if not isinstance(envs.unwrapped, SyncVectorEnv):
-            return None  # asking workers for an attribute they lack would end them
-        try:
-            found = list(envs.unwrapped.get_attr("cost_names"))
-        except AttributeError:
-            return None
+        return None
     for names in found:
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             raise InputError(f"cost_names of {envs} is {names!r}, expected a tuple of strings")

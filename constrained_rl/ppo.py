@@ -152,7 +152,7 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
     logp = require_finite("log-probabilities", logp * rollout.mask)
     kl = None
     if parts.reference is not None:
-        reference_logp = parts.reference(rollout.obs, rollout.action)[0] * rollout.mask
+        reference_logp = parts.reference(rollout.obs, rollout.action) * rollout.mask
         kl = require_finite("KL to the reference", logp - reference_logp)
     value = require_finite("values", parts.critic(rollout.obs))
     if value.shape[1] == decisions:  # every row ends in a terminal state, whose value is 0

@@ -6,7 +6,7 @@ Models: `forward` is the training quantity, so wrappers (DDP, DeepSpeed) hook on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -65,6 +65,6 @@ class Logger(Protocol):
         """Flush."""
 
 
-Reference = Callable[[Observations | Tensor, Tensor], tuple[Tensor, Tensor]]
-"""A frozen policy's forward: log-probabilities under π_ref."""
+Reference = Callable[[Any, Tensor], Tensor]
+"""Log-probabilities [B, T] under π_ref of (obs, action)."""
 

@@ -11,7 +11,7 @@ Absent: beams, top-k/top-p and penalties, which make log π something else than 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from constrained_rl.errors import InputError, require_finite
-from llm_env.policy import forward_parameters, position_argument
+from llm_env.policy import context_length, forward_parameters, position_argument
 from llm_env.tokens import position_ids
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _check(
             "encode_prompts"
         )
     longest = int(attention.sum(1).max())
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_length(model.config)
     if context is not None and longest + max_new_tokens > context:
         raise InputError(
             f"the longest prompt has {longest} tokens and max_new_tokens is {max_new_tokens}, but "

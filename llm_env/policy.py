@@ -17,7 +17,7 @@ from constrained_rl.rollout import Rollout
 from llm_env.tokens import TokenRows, position_ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class CausalLMPolicy(nn.Module):
@@ -87,6 +87,12 @@ def forward_parameters(model: PreTrainedModel) -> frozenset[str]:
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return frozenset(inspect.signature(inner.forward).parameters)
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Tokens a model can see, prompt and response together; None where its family has no limit."""
+    length: int | None = getattr(config, "max_position_embeddings", None)
+    return length
 
 
 def position_argument(accepted: frozenset[str], positions: Tensor) -> dict[str, Any]:

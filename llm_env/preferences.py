@@ -13,9 +13,16 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from constrained_rl.errors import InputError
 
@@ -37,9 +44,9 @@ class PreferenceRow(BaseModel):
     """whether the first response is harmless"""
     is_response_1_safe: bool
     """whether the second response is harmless"""
-    better_response_id: Literal[0, 1]
+    better_response_id: Annotated[int, Field(ge=0, le=1)]
     """the more helpful response, harm left out of account"""
-    safer_response_id: Literal[0, 1]
+    safer_response_id: Annotated[int, Field(ge=0, le=1)]
     """the less harmful response"""
 
     @model_validator(mode="after")
@@ -186,6 +193,8 @@ def _problems(error: ValidationError) -> Iterator[str]:
             yield f"{field}: is missing"
         elif problem["type"] == "string_pattern_mismatch":
             yield f"{field}: is empty"
+        elif problem["type"] in ("greater_than_equal", "less_than_equal"):
+            yield f"{field}: Input should be 0 or 1, found {problem['input']}"
         else:
             found = json.dumps(problem["input"], default=str)[:60]
             yield f"{field or 'line'}: {problem['msg']}, found {found}"

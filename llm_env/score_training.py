@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from constrained_rl.errors import InputError
+from llm_env.policy import context_length
 from llm_env.preference_losses import (
     cost_model_loss,
     ranking_accuracy,
@@ -24,7 +25,7 @@ from llm_env.preference_losses import (
 from llm_env.preferences import CostPair, RewardPair
 from llm_env.scoring import ScoreModel, score_texts
 from llm_env.supervised import FitConfig, Progress, fit
-from llm_env.tokens import check_tokenizer, encode_pairs, pad
+from llm_env.tokens import check_tokenizer, encode_texts, pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,16 +66,10 @@ def train_score_model(
     """Train a score model in place; return the loss of every step."""
     _check_kind(pairs, kind)
     check_tokenizer(tokenizer)
+    limit = config.max_tokens or context_length(model.backbone.config)
+    prompts = [pair.prompt for pair in pairs]
     first, second = (
-        [
-            prompt + answer
-            for prompt, answer in encode_pairs(
-                tokenizer,
-                [pair.prompt for pair in pairs],
-                [pair.responses[which] for pair in pairs],
-                config.max_tokens,
-            )
-        ]
+        encode_texts(tokenizer, prompts, [pair.responses[which] for pair in pairs], limit)
         for which in (0, 1)
     )
 

@@ -21,8 +21,8 @@ from transformers import AutoModel
 
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
-from llm_env.policy import forward_parameters, position_argument
-from llm_env.tokens import TokenRows, encode_pairs, last_real, pad, position_ids
+from llm_env.policy import context_length, forward_parameters, position_argument
+from llm_env.tokens import TokenRows, encode_texts, last_real, pad, position_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -167,7 +167,8 @@ def score_texts(
     batch_size: int = 64,
 ) -> Tensor:
     """First score [B] of texts, each response followed by eos; batches hold similar lengths."""
-    rows = [prompt + answer for prompt, answer in encode_pairs(tokenizer, prompts, responses)]
+    context = context_length(model.backbone.config)
+    rows = encode_texts(tokenizer, prompts, responses, context)
     scores = torch.empty(len(rows))
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     for start in range(0, len(rows), batch_size):

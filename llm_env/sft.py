@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from llm_env.policy import response_logp
+from llm_env.policy import context_length, response_logp
 from llm_env.supervised import FitConfig, Progress, fit
 from llm_env.tokens import TokenRows, check_tokenizer, encode_pairs, pair_rows
 
@@ -41,9 +41,9 @@ def train_sft(
     """Fine-tune a causal LM in place on (prompt, response) texts; return the loss of every step."""
     check_tokenizer(tokenizer)
     model.eval()  # no dropout: all randomness comes from the generator
-    examples = encode_pairs(
-        tokenizer, [prompt for prompt, _ in pairs], [text for _, text in pairs], config.max_tokens
-    )
+    limit = config.max_tokens or context_length(model.config)
+    prompts, responses = ([pair[which] for pair in pairs] for which in (0, 1))
+    examples = encode_pairs(tokenizer, prompts, responses, limit)
 
     def loss(batch: list[int]) -> Tensor:
         rows = pair_rows([examples[i] for i in batch], tokenizer.pad_token_id)

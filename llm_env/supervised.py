@@ -39,7 +39,7 @@ class FitConfig(BaseModel):
     max_gradient_norm: float = Field(1.0, gt=0)
     """gradients longer than this are shortened to it"""
     max_tokens: int | None = Field(None, ge=2)
-    """longest prompt and response accepted, in tokens; None: no limit"""
+    """longest prompt and response accepted, in tokens; None: the model's context"""
 
 
 def fit(

@@ -167,6 +167,17 @@ def encode_pairs(
     return pairs
 
 
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    max_tokens: int | None = None,
+) -> list[list[int]]:
+    """Token ids of each prompt, its response and eos in one list: what a score model reads."""
+    pairs = encode_pairs(tokenizer, prompts, responses, max_tokens)
+    return [prompt + answer for prompt, answer in pairs]
+
+
 def pair_rows(pairs: Sequence[TokenPair], pad_id: int) -> TokenRows:
     """Rows of prompt and response pairs."""
     prompts = pad([prompt for prompt, _ in pairs], pad_id, left=True)

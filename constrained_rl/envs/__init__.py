@@ -30,6 +30,8 @@ BUILT_IN: dict[str, BuiltIn] = {
         BuiltIn(
             id="constrained_rl/PointHazard-v0",
             description="a point steers to a goal behind a hazard; the direct way crosses it",
+            # Straight through costs 11.5 (return 9.8), around 0 (8.7): at 2 a policy may clip the
+            # edge but not cross, and a relative violation is defined, which it is not at 0.
             limit=(2.0,),
             cost_names=("hazard",),
         ),

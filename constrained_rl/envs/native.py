@@ -121,11 +121,12 @@ class NativeVectorEnv(VectorEnv[Array, Array, Array]):
     def set_state(self, state: dict[str, Array]) -> None:
         """Continue from what `get_state` returned, to the last bit."""
         for name, ours in (("state", self._state), ("done", self._done)):
-            if state[name].shape != ours.shape or state[name].dtype != ours.dtype:
+            found = state.get(name, np.zeros(0))
+            if found.shape != ours.shape or found.dtype != ours.dtype:
                 raise InputError(
-                    f"saved environment array {name!r} is {state[name].dtype} "
-                    f"{state[name].shape}, expected {ours.dtype} {ours.shape}: it was saved from "
-                    "another environment or another num_envs; continue with the same settings"
+                    f"saved environment array {name!r} is {found.dtype} {found.shape}, expected "
+                    f"{ours.dtype} {ours.shape}: it was saved from another environment or another "
+                    "num_envs; continue with the settings it was saved with"
                 )
         self._state = state["state"].copy()
         self._done = state["done"].copy()

@@ -42,6 +42,15 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """The labels of one pair: the better and the safer response, and whether each is safe."""
+
+    better: int
+    safer: int
+    safe: tuple[bool, bool]
+
+
+@dataclass(frozen=True)
 class Annotator:
     """One person; `help_weight` only matters when a single preference is asked for."""
 
@@ -67,21 +76,12 @@ class Annotator:
         weight = self.help_weight
         return _draw(weight * self.help_logit(pair) + (1 - weight) * self.safety_logit(pair), rng)
 
-    def compare(self, pair: Pair, rng: np.random.Generator) -> "Judgement":
+    def compare(self, pair: Pair, rng: np.random.Generator) -> Judgement:
         """Label a pair in two dimensions; signs that differ decide which response is safer."""
         safe_0, safe_1 = (not _draw(self.unsafe_logit(gold), rng) for gold in pair.gold)
         better = _draw(self.help_logit(pair), rng)
         safer = _draw(self.safety_logit(pair), rng)
         return Judgement(better, int(safe_1) if safe_0 != safe_1 else safer, (safe_0, safe_1))
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The labels of one pair: the better and the safer response, and whether each is safe."""
-
-    better: int
-    safer: int
-    safe: tuple[bool, bool]
 
 
 class AnnotatorPool:

@@ -104,7 +104,7 @@ INTENTS: dict[str, Intent] = {
     ),
     "follow my teacher": Intent(
         ("mark the left boot", "watch the empty road", "open the garden gate"),
-        (0.7, 1.0, 1.3),
+        (1.0, 0.7, 1.3),
         "teacher",
         ("visit the school", "write them a letter"),
     ),

@@ -23,7 +23,7 @@ def demonstrated_pairs(count, seed):
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 def test_rows_follow_the_published_schema_and_one_safe_response_is_the_safer_one(seed):
     prompts, first, second = demonstrated_pairs(12, seed)
     rows = AnnotatorPool(seed).label(prompts, first, second, np.random.default_rng(seed))

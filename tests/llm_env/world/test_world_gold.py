@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from constrained_rl.errors import InputError
@@ -180,6 +180,7 @@ def test_repeated_cliches_are_punished_each_time(cliche, penalty):
     words=st.lists(st.sampled_from([*vocabulary(), "<unk>", "<pad>", "  ", "é"]), max_size=40),
     finished=st.booleans(),
 )
+@settings(deadline=None)
 def test_any_sequence_of_words_can_be_judged_and_always_alike(prompt, words, finished):
     response = " ".join(words)
     gold = judge(prompt, response, finished)
@@ -191,6 +192,7 @@ def test_any_sequence_of_words_can_be_judged_and_always_alike(prompt, words, fin
 
 
 @given(seed=st.integers(0, 2**32 - 1))
+@settings(deadline=None)
 def test_the_parser_reads_every_sentence_of_the_grammar(seed):
     rng = np.random.default_rng(seed)
     (prompt,) = sample_prompts(1, rng)

@@ -1,0 +1,215 @@
+"""Safe RLHF (Dai et al., ICLR 2024) as one readable function.
+
+    SFT → pairs of responses → decoupled labels → reward model, cost model → constrained RL
+
+    max_θ E[R] − β KL(π_θ ‖ π_SFT)   s.t.   E[transform(C)] ≤ limit
+
+Each stage is a function of its own, so that a stage can be replaced by what one already has.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from constrained_rl.agent import assemble, build_estimator
+from constrained_rl.constraints import Constraint, Constraints
+from constrained_rl.errors import InputError
+from constrained_rl.ppo import Parts, stream_names, train
+from constrained_rl.protocols import Metrics
+from llm_env.collectors import Score, TokenCollector, by_model
+from llm_env.config import AlignConfig
+from llm_env.generation import generate
+from llm_env.policy import CausalLMPolicy, response_logp
+from llm_env.preferences import PreferenceRow, cost_pairs, reward_pairs
+from llm_env.score_training import ScoreConfig, train_score_model
+from llm_env.scoring import ScoreModel, TokenCritic
+from llm_env.sft import SFTConfig, train_sft
+from llm_env.supervised import Progress
+from llm_env.tokens import decode_responses, encode_prompts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Annotate = Callable[[Sequence[tuple[str, str, str]]], Sequence[PreferenceRow]]
+"""Label (prompt, response 0, response 1) triples in both dimensions."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What Safe RLHF is given."""
+
+    demonstrations: Sequence[tuple[str, str]]
+    pair_prompts: Sequence[str]
+    prompts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class SafeRLHF:
+    """What it produces."""
+
+    policy: PreTrainedModel
+    sft: PreTrainedModel
+    reward_model: ScoreModel
+    cost_model: ScoreModel
+    preferences: Sequence[PreferenceRow]
+    metrics: list[Metrics]
+
+
+def safe_rlhf(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Data,
+    annotate: Annotate,
+    config: AlignConfig,
+    sft: SFTConfig,
+    score: ScoreConfig,
+    seed: int = 0,
+) -> SafeRLHF:
+    """Run the whole pipeline on any Hugging Face causal LM; `model` becomes the SFT model."""
+    generator = torch.Generator().manual_seed(seed)
+    train_sft(model, tokenizer, data.demonstrations, sft, generator)
+    pairs = sample_pairs(model, tokenizer, data.pair_prompts, config.max_new_tokens, seed)
+    preferences = annotate(pairs)
+    reward_model = fit_score("reward", model, tokenizer, preferences, score, seed)
+    cost_model = fit_score("cost", model, tokenizer, preferences, score, seed)
+    parts = alignment(
+        model,
+        tokenizer,
+        data.prompts,
+        by_model(reward_model),
+        {"cost": by_model(cost_model)},
+        config,
+        seed,
+        critic_trunk=reward_model.backbone,
+    )
+    metrics = list(train(parts, config.iterations))
+    assert isinstance(parts.policy, CausalLMPolicy)
+    return SafeRLHF(parts.policy.model, model, reward_model, cost_model, preferences, metrics)
+
+
+@torch.no_grad()
+def respond(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    seed: int,
+    greedy: bool = False,
+    batch: int = 256,
+) -> tuple[list[str], list[bool]]:
+    """Responses to prompts, and whether each ended by itself rather than by length."""
+    context = getattr(model.config, "max_position_embeddings", None) or 10**9
+    ids, attention = encode_prompts(tokenizer, prompts, context - max_new_tokens)
+    generator = torch.Generator(model.device).manual_seed(seed)
+    texts: list[str] = []
+    finished: list[bool] = []
+    for start in range(0, len(ids), batch):
+        rows = slice(start, start + batch)
+        generation = generate(
+            model,
+            ids[rows],
+            attention[rows],
+            max_new_tokens=max_new_tokens,
+            eos_id=tokenizer.eos_token_id,
+            generator=generator,
+            greedy=greedy,
+        )
+        texts += decode_responses(tokenizer, generation.response, generation.mask)
+        finished += generation.finished.tolist()
+    return texts, finished
+
+
+def sample_pairs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    seed: int,
+) -> list[tuple[str, str, str]]:
+    """Two sampled responses to each prompt; identical pairs say nothing and are dropped."""
+    twice = [prompt for prompt in prompts for _ in range(2)]
+    texts, _ = respond(model, tokenizer, twice, max_new_tokens, seed)
+    triples = zip(prompts, texts[::2], texts[1::2], strict=True)
+    return [(p, a, b) for p, a, b in triples if a != b and a.strip() and b.strip()]
+
+
+def fit_score(
+    kind: Literal["reward", "cost"],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    preferences: Sequence[PreferenceRow],
+    config: ScoreConfig,
+    seed: int,
+    progress: Progress | None = None,
+) -> ScoreModel:
+    """A reward or cost model from the SFT model's trunk and the labels of its dimension."""
+    generator = torch.Generator().manual_seed(seed)
+    score_model = ScoreModel.from_causal_lm(model, generator=generator)
+    pairs = reward_pairs(preferences) if kind == "reward" else cost_pairs(preferences)
+    train_score_model(score_model, tokenizer, pairs, kind, config, generator, progress)
+    return score_model
+
+
+def alignment(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    reward: Score,
+    costs: Mapping[str, Score],
+    config: AlignConfig,
+    seed: int,
+    critic_trunk: PreTrainedModel | None = None,
+) -> Parts:
+    """The loop's parts for a language model; run them with `constrained_rl.ppo.train`.
+
+    Args:
+        model: the SFT model: start of the policy (a copy) and reference of the KL term.
+        tokenizer: of the policy.
+        prompts: drawn in shuffled passes.
+        reward: score to maximise.
+        costs: named scores, higher = worse, each bounded by its limit.
+        config: RL settings.
+        seed: of prompts, tokens and minibatches.
+        critic_trunk: start of the critic (a copy); default: the SFT model's own trunk.
+    """
+    policy = CausalLMPolicy(copy.deepcopy(model))
+    constraints = build_constraints(config, tuple(costs))
+    trunk = model.base_model if critic_trunk is None else critic_trunk
+    heads = len(stream_names(constraints, config.ppo))
+    critic = TokenCritic(ScoreModel(copy.deepcopy(trunk), heads))  # heads start at 0
+    collector = TokenCollector(
+        policy,
+        tokenizer,
+        prompts,
+        reward,
+        tuple(costs.values()),
+        config.prompts,
+        config.max_new_tokens,
+        seed,
+    )
+    parts = assemble(
+        collector, policy, critic, constraints, config.multiplier, config.ppo, seed
+    )
+    if config.ppo.kl_coefficient > 0:
+        parts.reference = lambda obs, _: response_logp(model, obs)
+    return parts
+
+
+def build_constraints(config: AlignConfig, names: tuple[str, ...]) -> Constraints:
+    """One constraint per named cost."""
+    limit = config.limit
+    limits = limit if isinstance(limit, tuple) else (limit,) * len(names)
+    if len(limits) != len(names):
+        raise InputError(f"limit has {len(limits)} entries for the costs {names}; give one each")
+    return Constraints(
+        [
+            Constraint(name, limits[k], k, config.constraint.transform)
+            for k, name in enumerate(names)
+        ],
+        [build_estimator(config.constraint.estimator) for _ in names],
+    )

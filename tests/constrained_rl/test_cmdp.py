@@ -1,0 +1,291 @@
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+
+from constrained_rl.cmdp import (
+    Cost,
+    SavesState,
+    cost_names,
+    generator_state,
+    make_vec,
+    read_cost,
+    require_next_step,
+    restore_generator,
+)
+from constrained_rl.errors import InputError
+
+
+class Scripted(gymnasium.Env):
+    """Returns the given info["cost"] values one after another; the last one terminates."""
+
+    observation_space = Box(0, 1, (1,), np.float32)
+    action_space = Discrete(2)
+
+    def __init__(self, *costs, key="cost"):
+        self.costs, self.key = costs, key
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(1, np.float32), {"cost": 0}
+
+    def step(self, action):
+        cost = self.costs[self.time]
+        self.time += 1
+        info = {} if cost is None else {self.key: cost}
+        return np.zeros(1, np.float32), 1.0, self.time == len(self.costs), False, info
+
+
+def sync(*envs):
+    return SyncVectorEnv([lambda env=env: env for env in envs])
+
+
+def step(envs, times=1):
+    """Info of the last of `times` steps after a reset."""
+    envs.reset(seed=0)
+    for _ in range(times):
+        info = envs.step(np.zeros(envs.num_envs, dtype=np.int64))[4]
+    return info
+
+
+def played(*flags):
+    return np.array(flags, dtype=bool)
+
+
+# read_cost
+
+
+def test_scalar_costs_become_one_channel_of_float64():
+    info = step(sync(Scripted(0.5), Scripted(2.0)))
+    cost = read_cost(info, played(True, True), None)
+    assert cost.dtype == np.float64
+    assert cost.tolist() == [[0.5], [2.0]]
+
+
+def test_array_costs_keep_their_channels():
+    info = step(sync(Scripted(np.array([0.5, 1.0])), Scripted(np.array([0.0, 3.0]))))
+    assert read_cost(info, played(True, True), 2).tolist() == [[0.5, 1.0], [0.0, 3.0]]
+
+
+def test_a_missing_key_is_an_error_that_names_the_keys_found_and_the_wrapper():
+    info = step(sync(Scripted(1.0, key="costs")))
+    with pytest.raises(InputError, match=r"no info\[\"cost\"\], only \['costs'\].*Cost\(env"):
+        read_cost(info, played(True), 1)
+
+
+def test_one_sub_environment_without_cost_is_an_error_not_zero():
+    info = step(sync(Scripted(1.0), Scripted(None)))
+    assert info["cost"].tolist() == [1.0, 0.0]  # what Gymnasium reports: indistinguishable
+    with pytest.raises(
+        InputError, match=r"sub-environments \[1\] played an action but returned no"
+    ):
+        read_cost(info, played(True, True), 1)
+
+
+def test_a_first_sub_environment_returning_int_would_cut_off_decimals_and_is_refused():
+    info = step(sync(Scripted(0), Scripted(0.5)))
+    assert info["cost"].tolist() == [0, 0]  # 0.5 is lost
+    with pytest.raises(InputError, match=r"dtype int64, expected float64.*float\(cost\)"):
+        read_cost(info, played(True, True), 1)
+
+
+def test_a_first_sub_environment_returning_bool_is_refused():
+    info = step(sync(Scripted(True), Scripted(3)))
+    assert info["cost"].tolist() == [True, True]  # 3 became True
+    with pytest.raises(InputError, match="dtype bool, expected float64"):
+        read_cost(info, played(True, True), 1)
+
+
+def test_costs_in_a_list_arrive_as_objects_and_are_refused():
+    info = step(sync(Scripted([0.1, 0.2]), Scripted([0.3, 0.4])))
+    with pytest.raises(InputError, match=r"dtype object.*np\.asarray\(cost, dtype=np\.float64\)"):
+        read_cost(info, played(True, True), 2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_costs_that_are_not_finite_are_refused(bad):
+    info = step(sync(Scripted(0.0), Scripted(bad)))
+    with pytest.raises(InputError, match=r"NaN or infinite in sub-environments \[1\]"):
+        read_cost(info, played(True, True), 1)
+
+
+def test_a_changing_number_of_channels_is_refused():
+    info = step(sync(Scripted(np.array([0.5, 1.0]))))
+    with pytest.raises(InputError, match="K = 2 channels, expected 3 as before"):
+        read_cost(info, played(True), 3)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0), (2, 1, 1)])
+def test_costs_of_another_shape_are_refused(shape):
+    with pytest.raises(InputError, match=r"shape .*, expected \[2\] or \[2, K\]"):
+        read_cost({"cost": np.zeros(shape)}, played(True, True), 1)
+
+
+def test_where_nothing_was_played_the_cost_is_zero_whatever_is_written_there():
+    info = {"cost": np.array([5.0, np.nan, 2.0]), "_cost": played(True, False, True)}
+    assert read_cost(info, played(False, False, True), 1).tolist() == [[0], [0], [2]]
+
+
+def test_a_step_on_which_all_sub_environments_reset_may_lack_the_key():
+    assert read_cost({}, played(False, False), 3).tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_the_returned_cost_is_a_copy():
+    info = {"cost": np.ones((2, 1))}
+    read_cost(info, played(True, True), 1)[:] = 7
+    assert info["cost"].tolist() == [[1], [1]]
+
+
+# Cost
+
+
+def test_the_wrapper_repairs_the_type_that_the_first_sub_environment_would_impose():
+    envs = sync(Cost(Scripted(0)), Cost(Scripted(0.5)))
+    assert read_cost(step(envs), played(True, True), 1).tolist() == [[0.0], [0.5]]
+
+
+def test_the_cost_of_a_terminal_step_is_read_and_the_reset_step_pays_nothing():
+    # Sub-environment 0 ends after two steps, so its third step is the reset: one idle step.
+    envs = sync(Cost(Scripted(0.0, 9.0)), Cost(Scripted(1.0, 2.0, 4.0)))
+    assert read_cost(step(envs, 2), played(True, True), 1).tolist() == [[9.0], [2.0]]
+    assert read_cost(step(envs, 3), played(False, True), 1).tolist() == [[0.0], [4.0]]
+
+
+def test_the_wrapper_computes_the_cost_by_a_function():
+    def cost(obs, action, reward, info):
+        return [reward, 10 * info["cost"] + action]
+
+    env = Cost(Scripted(0.25), names=("a", "b"), cost=cost)
+    env.reset(seed=0)
+    # reward 1; 10 · 0.25 + action 1 = 3.5
+    assert env.step(1)[4]["cost"].tolist() == [1.0, 3.5]
+
+
+def test_the_wrapper_refuses_a_missing_cost_and_says_how_to_compute_it():
+    env = Cost(Scripted(1.0, key="costs"))
+    env.reset(seed=0)
+    with pytest.raises(InputError, match=r"no info\[\"cost\"\], only \['costs'\]; compute it"):
+        env.step(0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, [1.0, 2.0], "much", {}])
+def test_the_wrapper_refuses_a_cost_that_is_not_one_finite_number_per_name(bad):
+    env = Cost(Scripted(bad))
+    env.reset(seed=0)
+    with pytest.raises(InputError, match=r"cost of .* expected"):
+        env.step(0)
+
+
+@pytest.mark.parametrize("names", ["cost", (), ("a", "a")])
+def test_the_wrapper_refuses_names_that_are_no_distinct_tuple(names):
+    with pytest.raises(InputError, match="expected distinct names in a tuple"):
+        Cost(Scripted(0.0), names=names)
+
+
+def test_a_wrapped_environment_is_recreated_from_its_spec():
+    env = Cost(gymnasium.make("constrained_rl/Detour-v0"), names=("danger",))
+    assert env.spec.make().get_wrapper_attr("cost_names") == ("danger",)
+
+
+# cost_names
+
+
+def test_names_come_from_native_environments_and_from_wrapped_sub_environments():
+    assert cost_names(make_vec("constrained_rl/Detour-v0", 2, seed=0)) == ("risk",)
+    assert cost_names(sync(Cost(Scripted(0.0), ("a",)), Cost(Scripted(0.0), ("a",)))) == ("a",)
+
+
+def test_names_are_found_under_vector_wrappers():
+    envs = RecordEpisodeStatistics(make_vec("constrained_rl/Detour-v0", 2, seed=0))
+    assert cost_names(envs) == ("risk",)
+
+
+def test_environments_that_do_not_name_their_costs_have_none():
+    assert cost_names(sync(Scripted(0.0))) is None
+
+
+def test_sub_environments_with_different_names_are_refused():
+    with pytest.raises(InputError, match="differ in cost_names"):
+        cost_names(sync(Cost(Scripted(0.0), ("a",)), Cost(Scripted(0.0), ("b",))))
+
+
+def test_a_single_string_is_no_tuple_of_names():
+    env = Scripted(0.0)
+    env.cost_names = "risk"
+    with pytest.raises(InputError, match="is 'risk', expected a tuple of strings"):
+        cost_names(sync(env))
+
+
+# make_vec, require_next_step
+
+
+def test_unknown_environments_are_refused_with_near_names_ours_first():
+    with pytest.raises(InputError, match=r"near names: constrained_rl/Detour-v0"):
+        make_vec("Detuor-v0", 2, seed=0)
+    with pytest.raises(InputError, match=r"near names: .*CartPole-v1"):
+        make_vec("CartPol-v1", 2, seed=0)
+    with pytest.raises(
+        InputError, match=r"near names: constrained_rl/Detour-v0, constrained_rl/Po"
+    ):
+        make_vec("xyzzy", 2, seed=0)
+    with pytest.raises(InputError, match="module no_such_module cannot be imported"):
+        make_vec("no_such_module:Thing-v0", 2, seed=0)
+
+
+def test_a_module_before_the_colon_is_imported():
+    assert make_vec("constrained_rl.envs:constrained_rl/Detour-v0", 3, seed=0).num_envs == 3
+
+
+def test_settings_the_environment_does_not_know_are_refused():
+    with pytest.raises(InputError, match=r"could not be created with \{'colour': 'red'\}"):
+        make_vec("constrained_rl/PointHazard-v0", 2, seed=0, colour="red")
+    with pytest.raises(InputError, match="num_envs is 0"):
+        make_vec("constrained_rl/PointHazard-v0", 0, seed=0)
+
+
+def test_environments_without_a_native_form_are_stepped_one_by_one():
+    envs = make_vec(
+        "Acrobot-v1", 2, seed=0, wrappers=[lambda env: Cost(env, cost=lambda o, a, r, i: abs(o[0]))]
+    )
+    assert isinstance(envs, SyncVectorEnv)
+    assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    assert read_cost(step(envs), played(True, True), None).shape == (2, 1)
+
+
+def test_the_seed_decides_what_follows():
+    first, again, other = (make_vec("constrained_rl/PointHazard-v0", 2, seed=s) for s in (1, 1, 2))
+    assert (first.reset()[0] == again.reset()[0]).all()
+    assert (first.reset()[0] != other.reset()[0]).any()
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
+def test_other_autoreset_modes_are_refused_with_the_cure(mode):
+    envs = SyncVectorEnv([lambda: Scripted(0.0)], autoreset_mode=mode)
+    with pytest.raises(InputError, match=r"expected AutoresetMode\.NEXT_STEP.*make_vec"):
+        require_next_step(envs)
+
+
+# State
+
+
+def test_a_generator_continues_to_the_last_bit_from_its_saved_state():
+    generator = np.random.default_rng(3)
+    generator.random(5)
+    generator.integers(10, dtype=np.int32)  # leaves half a word in the generator's buffer
+    saved = generator_state(generator)
+    expected = generator.integers(10, size=4, dtype=np.int32).tolist(), generator.random(4).tolist()
+    other = np.random.default_rng(4)
+    restore_generator(other, saved)
+    assert saved.dtype == np.uint8
+    assert (
+        other.integers(10, size=4, dtype=np.int32).tolist(),
+        other.random(4).tolist(),
+    ) == expected
+
+
+def test_native_environments_save_their_state_and_others_do_not():
+    assert isinstance(make_vec("constrained_rl/Detour-v0", 2, seed=0), SavesState)
+    assert not isinstance(sync(Scripted(0.0)), SavesState)

@@ -1,0 +1,256 @@
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+
+from constrained_rl.cmdp import make_vec
+from constrained_rl.envs import BUILT_IN
+from constrained_rl.envs.native import NativeVectorEnv
+from constrained_rl.envs.point import GOAL_RADIUS, HAZARD_RADIUS, PointHazard, advance
+from constrained_rl.envs.tabular import Lottery, Tabular, detour_cmdp, tabular_vec
+from constrained_rl.errors import InputError
+from constrained_rl.oracle import FiniteCMDP, evaluate_policy, solve
+
+DETOUR, POINT = "constrained_rl/Detour-v0", "constrained_rl/PointHazard-v0"
+
+
+def episodes(envs, act, steps):
+    """Return, cost, length of every episode *started* in the first half of `steps`."""
+    obs, _ = envs.reset()
+    count = envs.num_envs
+    sums, started = np.zeros((count, 3)), np.zeros(count)
+    idle, finished = np.zeros(count, dtype=bool), []
+    for t in range(steps):
+        obs, reward, terminated, truncated, info = envs.step(act(obs))
+        sums += np.stack([reward, info["cost"][:, 0], ~idle], axis=1)
+        started[idle] = t
+        idle = terminated | truncated
+        finished.append(sums[idle & (started < steps / 2)])
+        sums[idle] = 0
+    return np.concatenate(finished)
+
+
+@pytest.mark.parametrize("env_id", BUILT_IN)
+def test_single_environments_pass_the_checks_of_gymnasium(env_id):
+    check_env(gymnasium.make(env_id).unwrapped, skip_render_check=True)
+
+
+@pytest.mark.parametrize("env_id", BUILT_IN)
+def test_the_table_of_built_in_environments_is_true(env_id):
+    row = BUILT_IN[env_id]
+    envs = make_vec(env_id, 3, seed=0)
+    info = envs.step(envs.action_space.sample())[4]
+    assert row.id == env_id
+    assert envs.cost_names == row.cost_names == gymnasium.make(env_id).unwrapped.cost_names
+    assert info["cost"].shape == (3, len(row.limit)) == (3, len(row.cost_names))
+    assert info["cost"].dtype == np.float64
+
+
+@pytest.mark.parametrize("env_id", BUILT_IN)
+def test_gymnasium_creates_the_native_vector_form(env_id):
+    for envs in (gymnasium.make_vec(env_id, num_envs=2), make_vec(env_id, 2, seed=0)):
+        assert isinstance(envs, NativeVectorEnv)
+        assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+        obs, info = envs.reset(seed=1)
+        assert envs.observation_space.contains(obs)
+        assert info == {}
+
+
+@pytest.mark.parametrize("env_id", BUILT_IN)
+def test_the_step_after_an_end_ignores_its_action_and_pays_nothing(env_id):
+    envs = make_vec(env_id, 200, seed=0)
+    idle, resets = np.zeros(200, dtype=bool), 0
+    for _ in range(130):
+        obs, reward, terminated, truncated, info = envs.step(envs.action_space.sample())
+        assert (info["_cost"] == ~idle).all()
+        assert not reward[idle].any()
+        assert not info["cost"][idle].any()
+        assert not (terminated | truncated)[idle].any()
+        assert envs.observation_space.contains(obs)
+        resets += idle.sum()
+        idle = terminated | truncated
+    assert resets > 200
+
+
+@pytest.mark.parametrize("env_id", BUILT_IN)
+def test_a_reset_step_starts_an_episode_whatever_the_action(env_id):
+    def after_reset(action):
+        envs = make_vec(env_id, 1, seed=5)
+        rng = np.random.default_rng(0)
+        sample = rng.integers(0, 2, (900, 1)) if env_id == DETOUR else rng.random((900, 1, 2)) - 0.5
+        for chosen in sample:
+            _, _, terminated, truncated, _ = envs.step(chosen)
+            if (terminated | truncated).any():
+                return envs.step(np.full_like(chosen, action))[0]
+        raise AssertionError("no episode ended")
+
+    assert (after_reset(0) == after_reset(1)).all()
+
+
+@pytest.mark.parametrize("env_id", BUILT_IN)
+def test_a_restored_environment_continues_to_the_last_bit(env_id):
+    envs = make_vec(env_id, 64, seed=0)
+    envs.action_space.seed(0)
+    actions = [np.asarray(envs.action_space.sample()) for _ in range(160)]
+    for action in actions[:80]:
+        envs.step(action)
+    saved = envs.get_state()
+    other = make_vec(env_id, 64, seed=99)
+    other.set_state(saved)
+    assert all(isinstance(array, np.ndarray) for array in saved.values())
+    for action in actions[80:]:
+        ours, theirs = envs.step(action), other.step(action)
+        for a, b in zip(
+            (*ours[:4], ours[4]["cost"]), (*theirs[:4], theirs[4]["cost"]), strict=True
+        ):
+            assert a.tobytes() == b.tobytes()
+    assert (envs.reset()[0] == other.reset()[0]).all()
+
+
+def test_a_state_of_another_size_is_refused():
+    saved = make_vec(DETOUR, 3, seed=0).get_state()
+    with pytest.raises(InputError, match=r"'state' is int64 \(3,\), expected int64 \(4,\)"):
+        make_vec(DETOUR, 4, seed=0).set_state(saved)
+
+
+def test_actions_of_another_shape_or_out_of_range_are_refused():
+    envs = make_vec(DETOUR, 3, seed=0)
+    with pytest.raises(InputError, match=r"actions have shape \(3, 1\), expected \(3,\)"):
+        envs.step(np.zeros((3, 1), dtype=np.int64))
+    with pytest.raises(InputError, match="an action lies outside 0…1"):
+        envs.step(np.array([0, 1, 2]))
+
+
+def test_stepping_a_single_environment_before_reset_is_refused():
+    with pytest.raises(InputError, match=r"call env\.reset\(seed=…\) first"):
+        gymnasium.make(POINT).unwrapped.step(np.zeros(2))
+
+
+# Tabular
+
+
+def test_episode_sums_of_the_uniform_policy_have_the_exact_values_as_means():
+    cmdp = detour_cmdp()
+    envs = make_vec(DETOUR, 400, seed=0)
+    rng = np.random.default_rng(1)
+    # Episodes started in the first 600 of 1200 steps: one outlives 600 steps with 0.97^600 ≈ 1e−8.
+    sums = episodes(envs, lambda obs: rng.integers(0, 2, len(obs)), steps=1200)
+    value, cost = evaluate_policy(cmdp, np.full(cmdp.reward.shape, 0.5))
+    expected = np.array([value, cost[0], 1 / (1 - cmdp.discount)])  # mean length 1 / (1 − γ)
+    error = sums.std(axis=0) / np.sqrt(len(sums))
+    assert len(sums) > 6000
+    assert (np.abs(sums.mean(axis=0) - expected) < 4 * error).all()
+
+
+def test_the_limit_of_detour_is_the_one_of_its_file_and_can_be_met():
+    assert BUILT_IN[DETOUR].limit == tuple(detour_cmdp().limit)
+    assert solve(detour_cmdp()).feasible
+
+
+def test_a_lottery_draws_each_outcome_with_its_probability():
+    lottery = Lottery(np.array([[0.0, 0.25, 0.75], [1.0, 0.0, 0.0], [0.2, 0.3, 0.5]]))
+    draws = lottery.draw(np.repeat([0, 1, 2], 10_000), np.random.default_rng(0)).reshape(3, -1)
+    counts = np.array([np.bincount(row, minlength=3) for row in draws])
+    # Standard deviation of a count ≤ sqrt(10 000 / 4) = 50; 4 of them.
+    assert counts == pytest.approx(
+        np.array([[0, 2500, 7500], [10_000, 0, 0], [2000, 3000, 5000]]), abs=200
+    )
+    assert counts[0, 0] == counts[1, 1] == counts[1, 2] == 0
+
+
+def test_tables_pay_reward_and_cost_of_the_state_and_action():
+    # Two states, the action is the next state, nothing ends within 1e-9; reward = 10 s + a.
+    cmdp = FiniteCMDP(
+        transition=np.broadcast_to(np.eye(2), (2, 2, 2)),
+        reward=[[0.0, 1.0], [10.0, 11.0]],
+        cost=[[[0.0, 2.0], [0.0, 4.0]], [[1.0, 1.0], [3.0, 3.0]]],
+        initial=[1.0, 0.0],
+        discount=1 - 1e-9,
+        limit=[1.0, 1.0],
+    )
+    envs = tabular_vec(cmdp, 2)
+    assert envs.reset(seed=0)[0].tolist() == [[1, 0], [1, 0]]
+    obs, reward, _, _, info = envs.step(np.array([0, 1]))
+    assert obs.tolist() == [[1, 0], [0, 1]]
+    assert reward.tolist() == [0, 1]
+    assert info["cost"].tolist() == [[0, 1], [2, 1]]
+    _, reward, _, _, info = envs.step(np.array([1, 1]))
+    assert reward.tolist() == [1, 11]
+    assert info["cost"].tolist() == [[2, 1], [4, 3]]
+    assert envs.cost_names == ("cost_0", "cost_1")
+
+
+def test_cost_names_must_match_the_channels():
+    with pytest.raises(InputError, match="2 cost names"):
+        Tabular(detour_cmdp(), ("a", "b"))
+
+
+# PointHazard
+
+
+def steer(target):
+    """Full speed to `target(obs)`, given relative to the point; slower on the last step."""
+
+    def act(obs):
+        way = target(obs)
+        length = np.linalg.norm(way, axis=1, keepdims=True)
+        return (way / np.maximum(length, 0.1)).astype(np.float32)
+
+    return act
+
+
+def around(obs):
+    """Fly over the hazard's top until past it, then to the goal."""
+    top = obs[:, 4:6] + np.array([0.0, HAZARD_RADIUS + 0.2])
+    return np.where(top[:, :1] < 0.05, obs[:, 2:4], top)
+
+
+def test_straight_ahead_pays_best_and_violates_the_limit_and_around_it_is_feasible():
+    envs = make_vec(POINT, 300, seed=0)
+    straight = episodes(envs, steer(lambda obs: obs[:, 2:4]), steps=100)
+    safe = episodes(envs, steer(around), steps=100)
+    limit = BUILT_IN[POINT].limit[0]
+    # Measured: return 9.8 and cost 11.5 against 7.8 and 0.1 of this crude way around.
+    assert straight[:, 0].mean() > 9.5
+    assert straight[:, 1].mean() > 5 * limit
+    assert 0 < safe[:, 1].mean() < limit / 4
+    assert 7.5 < safe[:, 0].mean() < straight[:, 0].mean() - 1
+
+
+def test_standing_still_is_truncated_at_the_horizon_and_pays_only_for_the_time():
+    envs = make_vec(POINT, 2, seed=0, horizon=5)
+    total = np.zeros(2)
+    for t in range(5):
+        _, reward, terminated, truncated, _ = envs.step(np.zeros((2, 2), np.float32))
+        total += reward
+        assert not terminated.any()
+        assert truncated.all() == (t == 4)
+    assert total == pytest.approx([-2.5, -2.5])  # 5 steps · −0.5
+    with pytest.raises(InputError, match="horizon is 0, expected at least 1"):
+        PointHazard(horizon=0)
+
+
+def test_reward_is_progress_and_cost_counts_steps_inside_the_hazard():
+    # Point, goal, hazard, time: one step right from the origin to (0.1, 0).
+    state = np.array([[0.0, 0, 1, 0, 0.2, 0, 0], [0.0, 0, 1, 0, 0.1, 0.61, 0]])
+    moved = PointHazard().move(state, np.array([[1.0, 0], [1, 0]]), np.random.default_rng(0))
+    # reward = 10 (1 − 0.9) − 0.5 = 0.5; hazards at distance 0.1 and 0.61 of radius 0.6
+    assert moved.reward == pytest.approx([0.5, 0.5])
+    assert moved.cost.tolist() == [[1.0], [0.0]]
+    assert moved.state[0] == pytest.approx([0.1, 0, 1, 0, 0.2, 0, 1])
+
+
+def test_reaching_the_goal_terminates_even_on_the_last_step():
+    start = 1 - GOAL_RADIUS - 0.05
+    state = np.array([[start, 0, 1, 0, 0, 0, 59.0]])
+    moved = PointHazard().move(state, np.array([[1.0, 0]]), np.random.default_rng(0))
+    assert moved.terminated.tolist() == [True]
+    assert moved.truncated.tolist() == [False]
+
+
+def test_a_step_is_no_longer_along_the_diagonal_and_stays_in_the_arena():
+    diagonal = advance(np.zeros((1, 2)), np.ones((1, 2)))
+    assert np.hypot(*diagonal[0]) == pytest.approx(0.1)
+    assert advance(np.array([[1.45, 0]]), np.array([[1.0, 0]])).tolist() == [[1.5, 0]]
+    assert advance(np.zeros((1, 2)), np.array([[0.5, 0]])).tolist() == [[0.05, 0]]
