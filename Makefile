@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 setup: .venv/ready
 
 demo: setup
-	$(BIN)/crl llm compare --out runs/demo $(if $(QUICK),--quick) --overwrite
+	$(BIN)/crl llm compare $(if $(QUICK),--quick)
 
 test: setup
 	$(BIN)/python -m pytest -n 2

@@ -129,14 +129,14 @@ def assemble(
         config=config,
         generator=torch.Generator().manual_seed(seed),
         shaping=(
-            controller.lam
-            if config.streams == "single" and isinstance(controller, Fixed)
-            else None
+            controller.lam if config.streams == "single" and isinstance(controller, Fixed) else None
         ),
     )
 
 
-def build_constraints(config: RunConfig, channels: int, names: tuple[str, ...] | None) -> Constraints:
+def build_constraints(
+    config: RunConfig, channels: int, names: tuple[str, ...] | None
+) -> Constraints:
     """One constraint per cost channel, with the run's limits or the built-in environment's."""
     if not config.constrained:
         return Constraints((), ())
@@ -156,10 +156,7 @@ def build_constraints(config: RunConfig, channels: int, names: tuple[str, ...] |
         )
     labels = names or tuple(f"{k}" for k in range(channels))
     return Constraints(
-        [
-            Constraint(labels[k], limits[k], k, config.constraint.transform)
-            for k in range(channels)
-        ],
+        [Constraint(labels[k], limits[k], k, config.constraint.transform) for k in range(channels)],
         [build_estimator(config.constraint.estimator) for _ in range(channels)],
     )
 

@@ -78,7 +78,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def save_state(folder: Path, state: Mapping[str, object]) -> None:
-    """Write a nested state as a folder, atomically."""
+    """Write a nested state as a folder, atomically; `InputError` if it holds anything else."""
+    foreign = {p.name for p in folder.glob("*")} - {"state.json", "tensors.safetensors"}
+    if foreign or folder.is_file():
+        raise InputError(
+            f"{folder} is not a checkpoint ({', '.join(sorted(foreign)[:3]) or 'a file'}); "
+            "nothing was changed. Give a new folder, or one that was saved to before"
+        )
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -141,4 +147,3 @@ def load_latest(root: Path) -> dict[str, object] | None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-

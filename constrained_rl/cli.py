@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from constrained_rl.errors import InputError, NonFiniteError
@@ -74,7 +75,8 @@ def train(
 
     file, overrides = split_settings(settings or [])
     config = resolve(RunConfig, presets.preset(preset), file, overrides)
-    folder = run.start(config, out or run.default_folder(config))
+    name = f"{config.preset}-{config.env.id}"
+    folder = run.start(config, out or run.default_folder(name, config.seed))
     Console().print(f"finished: {folder}  (plots: crl report {folder})")
 
 
@@ -102,5 +104,5 @@ def run_cli(application: Callable[[], object]) -> None:
     except (InputError, NonFiniteError) as error:
         if DEBUG["on"]:
             raise
-        Console(stderr=True).print(f"[red]error:[/red] {str(error).replace('[', '\\[')}")
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}")
         sys.exit(2)

@@ -29,7 +29,7 @@ def probe_channels(envs: VectorEnv[Any, Any, Any], seed: int, required: bool) ->
     info = envs.step(envs.action_space.sample())[4]
     if not required and "cost" not in info:
         return 0
-    return read_cost(info, np.ones(envs.num_envs, dtype=bool), None).shape[1]
+    return len(read_cost(info, np.ones(envs.num_envs, dtype=bool), None)[0])
 
 
 class VectorCollector:
@@ -62,7 +62,7 @@ class VectorCollector:
         """Act for `horizon` steps in every sub-environment."""
         observed: list[Tensor] = []
         actions: list[Tensor] = []
-        rewards, costs, terminations, dones, masks = [], [], [], [], []
+        records: tuple[list[Array], ...] = ([], [], [], [], [])
         ended: list[tuple[Array, ...]] = []
         for t in range(self._horizon):
             obs = self._policy.encode(self._obs)
@@ -77,21 +77,19 @@ class VectorCollector:
             reward = np.where(mask, reward, 0.0)
             done = (terminated | truncated) & mask
             self._account(reward, cost, mask, done, t, ended)
-            for record, value in zip(
-                (rewards, costs, terminations, dones, masks),
-                (reward, cost, terminated & mask, done, mask),
-                strict=True,
-            ):
+            step = (reward, cost, terminated & mask, done, mask)
+            for record, value in zip(records, step, strict=True):
                 record.append(value)
         observed.append(self._policy.encode(self._obs))
+        rewards, costs, terminations, dones, masks = (self._rows(record) for record in records)
         return Rollout(
             obs=torch.stack(observed, 1),
             action=torch.stack(actions, 1),
-            reward=self._rows(rewards),
-            cost=self._rows(costs),
-            terminated=self._rows(terminations),
-            done=self._rows(dones),
-            mask=self._rows(masks),
+            reward=rewards,
+            cost=costs,
+            terminated=terminations,
+            done=dones,
+            mask=masks,
             episodes=self._episodes(ended),
             exchangeable=True,
         )
@@ -140,8 +138,10 @@ class VectorCollector:
             empty = torch.zeros(0, dtype=torch.long)
             none = torch.zeros(0, dtype=torch.float64)
             return Episodes(none, none.new_zeros(0, self._channels), empty, empty, empty)
-        columns = [torch.from_numpy(np.concatenate(c)) for c in zip(*ended, strict=True)]
-        return Episodes(*columns)
+        return_, cost, length, row, end = (
+            torch.from_numpy(np.concatenate(column)) for column in zip(*ended, strict=True)
+        )
+        return Episodes(return_, cost, length, row, end)
 
     def at_checkpoint(self, seed: int) -> None:
         """Restart all episodes from `seed` unless the environment can save its state."""

@@ -117,7 +117,9 @@ class Constraint:
     def __post_init__(self) -> None:
         """Refuse a limit that is not a number."""
         if self.limit != self.limit or abs(self.limit) == float("inf"):
-            raise InputError(f"limit of constraint '{self.name}' is {self.limit}; give a finite number")
+            raise InputError(
+                f"limit of constraint '{self.name}' is {self.limit}; give a finite number"
+            )
 
 
 @dataclass(frozen=True)

@@ -91,9 +91,7 @@ class PolicyObjective:
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """L = clipped_surrogate − c_H Σ w H."""
         logp, entropy = self._policy(batch.obs, batch.action)
-        surrogate = clipped_surrogate(
-            logp, batch.logp, batch.advantage, batch.weight, self._clip
-        )
+        surrogate = clipped_surrogate(logp, batch.logp, batch.advantage, batch.weight, self._clip)
         bonus = (batch.weight * entropy).sum()
         with torch.no_grad():
             metrics = {

@@ -54,6 +54,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 def keep_iterations(path: Path, last: int) -> None:
     """Drop rows after iteration `last`: they will be run again."""
+    if not path.exists():
+        return
     rows = [row for row in read_metrics(path) if row["iteration"] <= last]
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -68,7 +70,6 @@ class RichLogger:
         total: int,
         title: str,
         limits: Mapping[str, float],
-        start: int = 0,
         console: Console | None = None,
     ) -> None:
         self._console = console or Console()
@@ -83,7 +84,7 @@ class RichLogger:
             TimeRemainingColumn(),
             console=self._console,
         )
-        self._task = self._progress.add_task("iterations", total=total, completed=start)
+        self._task = self._progress.add_task("iterations", total=total)
         if self._console.is_terminal and "CI" not in os.environ:
             self._live = Live(self._progress, console=self._console, refresh_per_second=4)
             self._live.start()

@@ -8,6 +8,7 @@ log-probabilities are those of the unclipped draw. Absent: image encoders, recur
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Protocol
 
 import gymnasium
@@ -72,11 +73,12 @@ class Encoder(nn.Module):
 
     def __init__(self, space: gymnasium.Space[object], config: NetworkConfig) -> None:
         super().__init__()
-        self.categories = 0
+        self.categories, self._first = 0, 0
         if isinstance(space, spaces.Box):
             self.size, self._dims = int(np.prod(space.shape)), len(space.shape)
         elif isinstance(space, spaces.Discrete):
             self.size, self._dims, self.categories = int(space.n), 0, int(space.n)
+            self._first = int(space.start)
         else:
             raise InputError(
                 f"observations are {space}; Box and Discrete are supported, so flatten them, e.g. "
@@ -92,7 +94,7 @@ class Encoder(nn.Module):
     def raw(self, obs: Tensor) -> Tensor:
         """Flatten a space's dimensions, or one-hot a category."""
         if self.categories:
-            return F.one_hot(obs.long(), self.categories).to(torch.get_default_dtype())
+            return F.one_hot(obs.long() - self._first, self.categories).to(obs.dtype)
         return obs.flatten(-self._dims) if self._dims else obs.unsqueeze(-1)
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -128,7 +130,7 @@ class MLPPolicy(nn.Module):
         self._space = action_space
         sizes = (self.encoder.size, *config.hidden)
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for inputs, outputs in pairwise(sizes):
             layers += [_linear(inputs, outputs, math.sqrt(2)), nn.Tanh()]
         if isinstance(action_space, spaces.Discrete):
             outputs = int(action_space.n)
@@ -159,7 +161,7 @@ class MLPPolicy(nn.Module):
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator | None, deterministic: bool) -> Tensor:
         """Draw (or take the mode of) actions for `obs` [N, …]."""
-        out = self.net(self.encoder(obs))
+        out: Tensor = self.net(self.encoder(obs))
         if self.log_std is not None:
             if deterministic:
                 return out
@@ -173,20 +175,25 @@ class MLPPolicy(nn.Module):
         return below.sum(-1).clamp_max(out.shape[-1] - 1)
 
     def executed(self, action: Tensor) -> NDArray[np.generic]:
-        """Clip to the box and rescale to its bounds; discrete actions count from the space's start."""
-        array = action.cpu().numpy()
+        """Clip to the box and rescale to its bounds; discrete actions count from `start`."""
+        array: NDArray[np.generic] = action.cpu().numpy()
         if isinstance(self._space, spaces.Box):
             low, high = self._space.low, self._space.high
             unit = np.clip(array.reshape(-1, *self._space.shape), -1.0, 1.0)
             scaled = low + (unit + 1.0) * 0.5 * (high - low)
-            return np.clip(scaled, low, high).astype(self._space.dtype)
+            boxed: NDArray[np.generic] = np.clip(scaled, low, high).astype(self._space.dtype)
+            return boxed
         assert isinstance(self._space, spaces.Discrete)
-        return array + self._space.start
+        counted: NDArray[np.generic] = array + self._space.start
+        return counted
 
     def encode(self, obs: NDArray[np.generic]) -> Tensor:
-        """Observations as a tensor of this policy's dtype and device."""
+        """Observations as a tensor of this policy's dtype and device, always a copy.
+
+        A vector environment may write its next observation into the same array.
+        """
         parameter = next(self.parameters())
-        return torch.as_tensor(np.asarray(obs), device=parameter.device).to(parameter.dtype)
+        return torch.tensor(np.asarray(obs), device=parameter.device, dtype=parameter.dtype)
 
     def update_statistics(self, rollout: Rollout) -> None:
         """Merge a rollout's observations into the normaliser."""
@@ -204,7 +211,7 @@ class StackedCritic(nn.Module):
         sizes = (self.encoder.size, *config.hidden, 1)
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for inputs, outputs in pairwise(sizes):
             weight = torch.empty(streams, inputs, outputs)
             for stream in weight:
                 nn.init.orthogonal_(stream, math.sqrt(2) if outputs > 1 else 1.0)
@@ -213,7 +220,7 @@ class StackedCritic(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         """Values [B, states, S] of every state in `obs` [B, states, …]."""
-        x = self.encoder(obs)
+        x: Tensor = self.encoder(obs)
         lead = x.shape[:-1]
         streams = len(self.weights[0])
         x = x.reshape(1, -1, x.shape[-1]).expand(streams, -1, -1)

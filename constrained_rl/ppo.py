@@ -16,7 +16,7 @@ from torch import Tensor
 
 from constrained_rl.advantages import charge_kl, gae, penalized_advantage, whiten
 from constrained_rl.config import PPOConfig, Schedule
-from constrained_rl.constraints import Constraints
+from constrained_rl.constraints import Constraints, Signal
 from constrained_rl.errors import require_finite
 from constrained_rl.learner import Learner, PolicyObjective
 from constrained_rl.losses import explained_variance
@@ -92,7 +92,8 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
         clock.mark("collect")
         streams = annotate(rollout, parts)
         clock.mark("annotate")
-        lam = parts.multiplier.update(parts.constraints.signal(rollout.episodes))
+        signal = parts.constraints.signal(rollout.episodes)
+        lam = parts.multiplier.update(signal)
         batch = mix(streams, lam, parts.config)
         metrics = ppo_update(batch, parts)
         parts.policy.update_statistics(rollout)
@@ -104,7 +105,11 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
             "iteration": parts.iteration,
             "decisions": parts.decisions,
             **episode_metrics(rollout.episodes),
-            **{f"lambda/{c.name}": float(x) for c, x in zip(parts.constraints.constraints, lam, strict=True)},
+            **signal_metrics(signal, parts.constraints),
+            **{
+                f"lambda/{c.name}": float(x)
+                for c, x in zip(parts.constraints.constraints, lam, strict=True)
+            },
             **metrics,
             **stream_metrics(streams, stream_names(parts.constraints, parts.config)),
             **clock.times,
@@ -262,6 +267,14 @@ def episode_metrics(episodes: Episodes) -> Metrics:
     }
 
 
+def signal_metrics(signal: Signal | None, constraints: Constraints) -> Metrics:
+    """The estimates that are held against the limits; nothing when no episode finished."""
+    if signal is None:
+        return {}
+    pairs = zip(constraints.constraints, signal.cost.tolist(), strict=True)
+    return {f"estimate/{constraint.name}": cost for constraint, cost in pairs}
+
+
 def stream_metrics(streams: Streams, names: tuple[str, ...]) -> Metrics:
     """Explained variance of each critic and the KL to the reference per episode row."""
     metrics = {
@@ -287,5 +300,3 @@ class Clock:
         now = time.perf_counter()
         self.times[f"time/{name}"] = now - self._last
         self._last = now
-
-

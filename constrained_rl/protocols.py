@@ -67,4 +67,3 @@ class Logger(Protocol):
 
 Reference = Callable[[Any, Tensor], Tensor]
 """Log-probabilities [B, T] under π_ref of (obs, action)."""
-

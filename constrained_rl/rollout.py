@@ -36,7 +36,7 @@ class Episodes:
     length: Tensor  # [E] decisions, long
     row: Tensor  # [E] the row in which the episode ended, long
     end: Tensor  # [E] its last decision within that row, long
-    stop_reason: tuple[str, ...] = ()  # per episode ("eos", "length"); empty where it has no meaning
+    stop_reason: tuple[str, ...] = ()  # per episode ("eos", "length"); empty if meaningless
 
     def __len__(self) -> int:
         """Number of finished episodes."""
@@ -61,6 +61,11 @@ class Rollout:
 
     def __post_init__(self) -> None:
         """Check shapes and finiteness where the data are born."""
+        if self.reward.ndim != 2 or len(self.obs) != len(self.reward):
+            raise InputError(
+                f"rollout reward has shape {tuple(self.reward.shape)}, expected [B, T] with B = "
+                f"{len(self.obs)} rows as in obs"
+            )
         rows, decisions = self.reward.shape
         shapes = {
             "terminated": (self.terminated, (rows, decisions)),
@@ -71,6 +76,8 @@ class Rollout:
         }
         if self.behaviour_logp is not None:
             shapes["behaviour_logp"] = (self.behaviour_logp, (rows, decisions))
+        if self.group is not None:
+            shapes["group"] = (self.group, (rows,))
         for name, (value, expected) in shapes.items():
             if tuple(value.shape) != expected:
                 raise InputError(f"rollout {name} has shape {tuple(value.shape)}, not {expected}")
@@ -153,7 +160,8 @@ class Batch:
     def minibatches(self, count: int, generator: torch.Generator) -> Iterator[Batch]:
         """Split the shuffled rows into `count` minibatches, each with weights that sum to 1."""
         order = torch.randperm(len(self), generator=generator).to(self.logp.device)
-        for index in order.chunk(min(count, len(self))):
+        # Not chunk(): of 10 rows in 8 parts that makes 5 of 2.
+        for index in order.tensor_split(min(count, len(self))):
             part = self.rows(index)
             yield replace(part, weight=part.weight / part.weight.sum().clamp_min(1e-12))
 

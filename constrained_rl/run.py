@@ -8,23 +8,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from constrained_rl.agent import Agent
 from constrained_rl.checkpoint import load_latest, save_checkpoint, write_tensors, write_text
-from constrained_rl.config import RunConfig
+from constrained_rl.config import CheckpointConfig, RunConfig
 from constrained_rl.errors import InputError
 from constrained_rl.logging import JsonlLogger, RichLogger, keep_iterations
+from constrained_rl.ppo import Parts, train
 from constrained_rl.protocols import Logger
 from constrained_rl.provenance import write_provenance
 from constrained_rl.settings import read_toml, to_toml, validate
 
-def default_folder(config: RunConfig) -> Path:
-    """`runs/<preset>-<env>/<UTC time>-s<seed>`."""
+
+def default_folder(name: str, seed: int) -> Path:
+    """`runs/<name>/<UTC time>-s<seed>`."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    name = f"{config.preset}-{config.env.id.replace('/', '_')}"
-    return Path("runs") / name / f"{stamp}-s{config.seed}"
+    return Path("runs") / name.replace("/", "_") / f"{stamp}-s{seed}"
 
 
 def new_folder(folder: Path) -> Path:
@@ -61,40 +63,47 @@ def resume(folder: Path) -> bool:
     if (folder / "policy.safetensors").exists():
         return False
     config = validate(RunConfig, read_toml(folder / "config.toml"), str(folder / "config.toml"))
-    agent = Agent(config)
-    state = load_latest(folder / "checkpoints")
-    if state is not None:
-        agent.parts.load_state_dict(state)
-    keep_iterations(folder / "metrics.jsonl", agent.parts.iteration)
-    _finish(agent, folder)
+    _finish(Agent(config), folder)
     return True
 
 
 def _finish(agent: Agent, folder: Path) -> None:
-    """Train to the end with checkpoints on fixed iterations, then write the final policy."""
+    """Train from wherever the folder stands to the end, then write the final policy."""
     config, parts = agent.config, agent.parts
     iterations = math.ceil(config.total_steps / agent.steps_per_iteration)
     limits = {str(c.channel): c.limit for c in parts.constraints.constraints}
     title = f"{config.preset} on {config.env.id}, seed {config.seed}"
-    loggers: list[Logger] = [
-        JsonlLogger(folder / "metrics.jsonl"),
-        RichLogger(iterations, title, limits, parts.iteration),
-    ]
+    live = RichLogger(iterations, title, limits)
     try:
-        for metrics in agent.iterate_until(iterations):
-            for logger in loggers:
-                logger.log(parts.iteration, metrics)
-            if parts.iteration % config.checkpoint.every == 0:
-                # Environments that cannot save their state restart here, resumed or not.
-                parts.collector.at_checkpoint(config.seed * 1_000_003 + parts.iteration)
-                save_checkpoint(
-                    folder / "checkpoints",
-                    parts.iteration,
-                    parts.state_dict(),
-                    config.checkpoint.keep,
-                )
+        drive(parts, iterations, folder, config.checkpoint, config.seed, [live])
     finally:
-        for logger in loggers:
-            logger.close()
         agent.close()
     write_tensors(folder / "policy.safetensors", agent.policy.state_dict())
+
+
+def drive(
+    parts: Parts,
+    iterations: int,
+    folder: Path,
+    checkpoint: CheckpointConfig,
+    seed: int,
+    loggers: Sequence[Logger] = (),
+) -> None:
+    """Run the loop in a folder: restore, log to metrics.jsonl, checkpoint on fixed iterations."""
+    state = load_latest(folder / "checkpoints")
+    if state is not None:
+        parts.load_state_dict(state)
+    keep_iterations(folder / "metrics.jsonl", parts.iteration)
+    every = [JsonlLogger(folder / "metrics.jsonl"), *loggers]
+    try:
+        for metrics in train(parts, iterations):
+            for logger in every:
+                logger.log(parts.iteration, metrics)
+            if parts.iteration % checkpoint.every == 0:
+                # Environments that cannot save their state restart here, resumed or not.
+                parts.collector.at_checkpoint(seed * 1_000_003 + parts.iteration)
+                root = folder / "checkpoints"
+                save_checkpoint(root, parts.iteration, parts.state_dict(), checkpoint.keep)
+    finally:
+        for logger in every:
+            logger.close()

@@ -47,14 +47,17 @@ def parse_override(text: str) -> Tree:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
-    """Merge `over` into `base`; a table of another `kind` replaces instead of merging."""
+    """Merge `over` into `base`; a table of another `kind` replaces instead of merging.
+
+    A table that names no kind yet takes the other's: overrides may come in any order.
+    """
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         if (
             isinstance(old, Mapping)
             and isinstance(value, Mapping)
-            and value.get("kind", old.get("kind")) == old.get("kind")
+            and value.get("kind", old.get("kind")) == old.get("kind", value.get("kind"))
         ):
             merged[key] = merge(old, value)
         else:
@@ -83,7 +86,7 @@ def _explain(model: type[BaseModel], problem: Tree) -> str:
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
-    """Field names of the section at `location`; a union's tag in the location selects its member."""
+    """Field names of the section at `location`; a union's tag in it selects the member."""
     sections: list[type[BaseModel]] = [model]
     for part in location:
         tagged = [s for s in sections if _tag(s) == part]
@@ -112,9 +115,10 @@ def resolve(
     source = "configuration"
     if file is not None:
         tree, source = merge(tree, read_toml(file)), str(file)
+    over: Tree = {}
     for text in overrides:
-        tree = merge(tree, parse_override(text))
-    return validate(model, tree, source)
+        over = merge(over, parse_override(text))
+    return validate(model, merge(tree, over), source)
 
 
 def to_toml(config: BaseModel) -> str:

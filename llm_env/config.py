@@ -115,6 +115,8 @@ class CompareConfig(Section):
     """Safe RLHF: the recommended settings; every method changes only what its name says"""
     published_limit: Finite = -2.0
     """limit of the published constraint E[C] ≤ limit (the paper's −d; it used −3 in two rounds)"""
+    mean_pid: PIDConfig = PIDConfig(kp=0.1, ki=0.01, initial=1.0)
+    """PID for the published constraint, whose cost is a logit and not a share"""
     weights: tuple[float, ...] = (0.0, 0.01, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0)
     """static weights ν; 0 is standard RLHF"""
 

@@ -47,6 +47,34 @@ class _Choice:
     generator: torch.Generator
 
 
+class _Written:
+    """The responses so far, in the order of their prompts."""
+
+    def __init__(self, rows: int, width: int, eos_id: int, device: torch.device) -> None:
+        self.eos_id = eos_id
+        self.response = torch.full((rows, width), eos_id, device=device)
+        self.logp = torch.zeros(rows, width, device=device)
+        self.length = torch.full((rows,), width, device=device)
+        self.finished = torch.zeros(rows, dtype=torch.bool, device=device)
+
+    def write(self, t: int, row: Tensor, token: Tensor, logp: Tensor) -> Tensor:
+        """Write the tokens [b] of the given rows that have not ended; which go on, [b] bool."""
+        live = ~self.finished[row]
+        self.response[row, t] = torch.where(live, token, self.eos_id)
+        self.logp[row, t] = torch.where(live, logp, 0.0)
+        ends = token == self.eos_id
+        ended = row[live & ends]
+        self.finished[ended], self.length[ended] = True, t + 1
+        return live & ~ends
+
+    def generation(self) -> Generation:
+        """Cut at the longest response."""
+        require_finite("log-probabilities of generated tokens", self.logp)
+        width = int(self.length.max())
+        mask = torch.arange(width, device=self.length.device) < self.length.unsqueeze(1)
+        return Generation(self.response[:, :width], mask, self.logp[:, :width], self.finished)
+
+
 class _BufferLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values of one layer in a buffer of full width.
 
@@ -171,23 +199,13 @@ def generate(
     prompt_ids, attention = (x.to(model.device) for x in (prompt_ids, prompt_attention.bool()))
     _check(model, attention, max_new_tokens, temperature)
     choice = _Choice(temperature, greedy, generator)
-    rows = len(prompt_ids)
-    response = torch.full((rows, max_new_tokens), eos_id, device=model.device)
-    logp = torch.zeros(rows, max_new_tokens, device=model.device)
-    length = torch.full((rows,), max_new_tokens, device=model.device)
-    finished = torch.zeros(rows, dtype=torch.bool, device=model.device)
-
-    row = torch.arange(rows, device=model.device)  # [b] the row each line of the batch belongs to
+    written = _Written(len(prompt_ids), max_new_tokens, eos_id, model.device)
     decoder = _Decoder(model, attention, max_new_tokens)
+    row = torch.arange(len(prompt_ids), device=model.device)  # [b] the row of each batch line
     logits = decoder.prefill(prompt_ids)
     for t in range(max_new_tokens):
-        token, token_logp = _choose(logits, row, rows, choice)
-        live = ~finished[row]
-        response[row, t] = torch.where(live, token, eos_id)
-        logp[row, t] = torch.where(live, token_logp, 0.0)
-        ended = row[live & (token == eos_id)]
-        finished[ended], length[ended] = True, t + 1
-        live = ~finished[row]
+        token, logp = _choose(logits, row, len(prompt_ids), choice)
+        live = written.write(t, row, token, logp)
         left = int(live.sum())
         if left == 0 or t + 1 == max_new_tokens:
             break
@@ -195,11 +213,7 @@ def generate(
             decoder.keep(live.nonzero().squeeze(1))
             row, token = row[live], token[live]
         logits = decoder.step(token)
-
-    require_finite("log-probabilities of generated tokens", logp)
-    width = int(length.max())
-    mask = torch.arange(width, device=model.device) < length.unsqueeze(1)
-    return Generation(response[:, :width], mask, logp[:, :width], finished)
+    return written.generation()
 
 
 def _choose(

@@ -73,11 +73,10 @@ class ScoreModel(nn.Module):
         score_model = cls(copy.deepcopy(model.base_model), heads)
         if not zero_init:
             weight = score_model.head.weight
+            device = torch.device("cpu") if generator is None else generator.device
+            fresh = torch.randn(weight.shape, generator=generator, device=device)
             with torch.no_grad():
-                fresh = (
-                    torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5
-                )
-                weight.copy_(fresh)
+                weight.copy_(fresh / (weight.shape[1] + 1) ** 0.5)
         return score_model
 
     @classmethod

@@ -50,7 +50,7 @@ def fit(
     generator: torch.Generator,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Minimize `loss(indices of a batch)` over the examples; return the loss of every step.
+    """Minimize `loss(indices of a batch)` over examples; return the loss of every step.
 
     Args:
         model: its parameters that require gradients are trained.
@@ -62,26 +62,36 @@ def fit(
     """
     if not lengths:
         raise InputError("there are no examples to train on; expected at least one")
-    parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
+        [p for p in model.parameters() if p.requires_grad],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.95),
     )
     steps = config.epochs * math.ceil(len(lengths) / config.batch_size)
     history: list[float] = []
     for _ in range(config.epochs):
         for batch in bucketed_batches(lengths, config.batch_size, generator):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * cosine(len(history), steps, config.warmup)
-            value = require_finite("training loss", loss(batch))
-            optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
-            require_finite("training gradient norm", norm)
-            optimizer.step()
-            history.append(value.item())
+            rate = config.learning_rate * cosine(len(history), steps, config.warmup)
+            history.append(_step(optimizer, rate, loss(batch), config.max_gradient_norm))
             if progress is not None:
                 progress(len(history), steps, history[-1])
     return history
+
+
+def _step(
+    optimizer: torch.optim.Optimizer, rate: float, loss: Tensor, max_gradient_norm: float
+) -> float:
+    """One step at the given learning rate; a loss or gradient that is no number stops it."""
+    value = require_finite("training loss", loss).item()
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        norm = nn.utils.clip_grad_norm_(group["params"], max_gradient_norm)
+        require_finite("training gradient norm", norm)
+    optimizer.step()
+    return value
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:

@@ -190,7 +190,9 @@ def join(
     response_ids: Tensor,  # [B, T]
     response_mask: Tensor,  # [B, T] bool
 ) -> TokenRows:
-    """Put responses behind their prompts."""
+    """Put responses behind their prompts, on the responses' device."""
+    prompt_ids = prompt_ids.to(response_ids.device)
+    prompt_attention = prompt_attention.to(response_ids.device)
     return TokenRows(
         ids=torch.cat([prompt_ids, response_ids], dim=1),
         attention=torch.cat([prompt_attention.bool(), response_mask.bool()], dim=1),

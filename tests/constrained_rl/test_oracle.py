@@ -6,17 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import constrained_rl
+from constrained_rl.envs.tabular import detour_cmdp
 from constrained_rl.errors import InputError
 from constrained_rl.oracle import FiniteCMDP, evaluate_policy, load_cmdp, solve
 
 DATA = Path(__file__).parents[1] / "data" / "cmdp"
 EXPECTED = json.loads((DATA / "expected.json").read_text())
-DETOUR = Path(next(iter(constrained_rl.__path__))) / "envs" / "detour.npz"
 
 
 def known(name):
-    return load_cmdp(DETOUR if name == "detour" else DATA / f"{name}.npz")
+    return detour_cmdp() if name == "detour" else load_cmdp(DATA / f"{name}.npz")
 
 
 def uniform(cmdp):

@@ -32,6 +32,26 @@ def test_recorded_log_probabilities_are_those_of_a_teacher_forced_forward(family
     assert out.logp[~out.mask].eq(0).all()
 
 
+def test_eager_attention_gives_the_same_responses():
+    model = causal_lm("gpt2")
+    ids, attention = ragged_prompts(rows=8)
+    fast = run(model, ids, attention)
+    model.set_attn_implementation("eager")
+    eager = run(model, ids, attention)
+    assert torch.equal(fast.response, eager.response)
+    torch.testing.assert_close(fast.logp, eager.logp, atol=1e-5, rtol=0)
+
+
+def test_permuting_prompts_permutes_greedy_responses():
+    model = causal_lm("gpt2")
+    ids, attention = ragged_prompts(rows=6)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    out = run(model, ids, attention, greedy=True)
+    permuted = run(model, ids[order], attention[order], greedy=True)
+    assert torch.equal(permuted.response, out.response[order])
+    assert torch.equal(permuted.finished, out.finished[order])
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_greedy_is_the_argmax_of_an_unpadded_forward(family):
     model = causal_lm(family, seed=1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_env.preference_losses import (
@@ -45,6 +45,7 @@ def test_equal_scores_cost_ln_2_per_comparison_and_the_regularizer_is_the_mean_s
     assert cost_model_loss(zero, zero, plus, minus).item() == pytest.approx(3 * math.log(2))
 
 
+@settings(deadline=None)
 @given(SCORES, SCORES)
 def test_sign_terms_are_comparisons_with_a_virtual_response_of_cost_zero(more, less):
     # y_0 lies on the boundary, C(y_0) = 0: an unsafe response beats it, a safe one loses to it
@@ -55,6 +56,7 @@ def test_sign_terms_are_comparisons_with_a_virtual_response_of_cost_zero(more, l
     torch.testing.assert_close(sign_only, bradley_terry)
 
 
+@settings(deadline=None)
 @given(SCORES, SCORES, st.floats(0, 1))
 def test_the_three_terms_add_up(more, less, mu):
     more, less = vector(more), vector(less)
@@ -66,6 +68,7 @@ def test_the_three_terms_add_up(more, less, mu):
     torch.testing.assert_close(ranking, reward_model_loss(more, less, mu))
 
 
+@settings(deadline=None)
 @given(SCORES, SCORES, st.permutations(range(4)))
 def test_the_order_of_pairs_does_not_matter(more, less, order):
     more, less = vector(more), vector(less)

@@ -85,7 +85,7 @@ def test_saved_models_score_the_same_when_loaded(family, tmp_path):
 
 
 def test_a_directory_without_a_head_is_no_score_model(tmp_path):
-    with pytest.raises(InputError, match="score_head.safetensors is missing"):
+    with pytest.raises(InputError, match=r"score_head\.safetensors is missing"):
         ScoreModel.from_pretrained(tmp_path)
 
 
@@ -128,3 +128,8 @@ def test_the_final_eos_is_scored_in_a_family_whose_pad_and_unk_are_eos():
     with torch.no_grad():
         expected = GPT2(ids, torch.ones_like(ids))[0, -1, 0]
     torch.testing.assert_close(score[0], expected)
+
+
+def test_texts_beyond_the_context_are_refused_with_their_length():
+    with pytest.raises(InputError, match=r"pair 1 has 1 \+ 71 tokens .* limit is 64"):
+        score_texts(GPT2, word_tokenizer(), ["bake", "bake"], ["no", "no " * 70])

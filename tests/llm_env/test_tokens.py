@@ -34,7 +34,7 @@ def test_a_prompt_longer_than_the_context_is_named_with_its_length_and_the_limit
 
 
 def test_empty_prompts_are_refused():
-    with pytest.raises(InputError, match="prompt 1 .* has no tokens"):
+    with pytest.raises(InputError, match=r"prompt 1 .* has no tokens"):
         encode_prompts(word_tokenizer(), ["bake bread .", " "], 9)
     with pytest.raises(InputError, match="no prompts"):
         encode_prompts(word_tokenizer(), [], 9)

@@ -1,0 +1,80 @@
+"""The reference vectors hold, and the checker that says so can say no."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+VECTORS = HERE / "reference_vectors.json"
+_spec = importlib.util.spec_from_file_location("check_vectors", HERE / "check_vectors.py")
+check_vectors = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(check_vectors)
+
+
+@pytest.fixture(scope="module")
+def document():
+    return json.loads(VECTORS.read_text(encoding="utf-8"))
+
+
+def changed(document, group, change, case=0):
+    """A copy in which the first expected number of a case of `group` went through `change`."""
+    copy = json.loads(json.dumps(document))
+    node, key = copy[group][case], "expected"
+    while not isinstance(node[key], float):
+        node, key = node[key], (next(iter(node[key])) if isinstance(node[key], dict) else 0)
+    node[key] = change(node[key])
+    return copy
+
+
+def exit_code(tmp_path, document):
+    path = tmp_path / "vectors.json"
+    path.write_text(json.dumps(document))
+    return check_vectors.main(str(path))
+
+
+def test_the_file_holds_all_groups(document):
+    assert set(document) == set(check_vectors.GROUPS)
+
+
+@pytest.mark.parametrize("group", check_vectors.GROUPS)
+def test_every_group_agrees_to_1e_6_in_float64(document, group):
+    assert check_vectors.deviations({group: document[group]})[group] <= 1e-6
+
+
+@pytest.mark.parametrize("group", check_vectors.GROUPS)
+@pytest.mark.parametrize("case", [0, -1])
+def test_a_changed_expected_number_fails_its_group(tmp_path, document, group, case):
+    off = changed(document, group, lambda x: x + 1e-4 * max(1, abs(x)), case)
+    assert exit_code(tmp_path, {group: off[group]}) == 1
+
+
+@pytest.mark.parametrize("group", check_vectors.GROUPS)
+def test_nan_as_expected_number_fails_its_group(tmp_path, document, group):
+    off = changed(document, group, lambda _: float("nan"))
+    assert exit_code(tmp_path, {group: off[group]}) == 1
+
+
+def test_a_deviation_within_the_tolerance_passes(tmp_path, document):
+    off = changed(document, "log_multiplier", lambda x: x + 1e-8)
+    assert exit_code(tmp_path, off) == 0
+
+
+@pytest.mark.parametrize("document", [{"unheard of": []}, {"pid": []}])
+def test_an_unknown_or_empty_group_is_an_error_not_a_pass(tmp_path, document):
+    with pytest.raises(ValueError, match="group"):
+        exit_code(tmp_path, document)
+
+
+def test_the_script_prints_every_group_and_its_exit_code_is_the_verdict(tmp_path, document):
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(changed(document, "pid", lambda x: x + 1)))
+    script = [sys.executable, str(HERE / "check_vectors.py")]
+    good = subprocess.run([*script, str(VECTORS)], capture_output=True, text=True)
+    bad = subprocess.run([*script, str(broken)], capture_output=True, text=True)
+    assert (good.returncode, bad.returncode) == (0, 1)
+    assert all(group in good.stdout for group in document)
+    assert "FAILED" in bad.stdout
