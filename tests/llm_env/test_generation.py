@@ -113,6 +113,16 @@ def test_an_immediate_eos_is_a_response_of_one_token():
     assert out.finished.tolist() == [True]
 
 
+def test_decoding_stops_when_the_last_row_ends():
+    model, steps = causal_lm("gpt2"), []
+    hook = model.register_forward_hook(lambda module, args, output: steps.append(1))
+    out = run(model, *ragged_prompts(rows=2), max_new_tokens=50)
+    hook.remove()
+    assert out.finished.all()
+    # one forward per column: the prefill gives the first, and an eos is never fed
+    assert len(steps) == out.response.shape[1]
+
+
 def test_padding_more_on_the_left_changes_nothing():
     model = causal_lm("gpt2")
     ids, attention = ragged_prompts()

@@ -13,7 +13,7 @@ from llm_env.preferences import CostPair, RewardPair
 from llm_env.score_training import ScoreConfig, score_accuracy, train_score_model
 from llm_env.scoring import ScoreModel
 from llm_env.sft import SFTConfig, sft_loss, train_sft
-from llm_env.supervised import bucketed_batches, cosine
+from llm_env.supervised import FitConfig, bucketed_batches, cosine, fit
 from llm_env.tokens import pair_rows
 
 DEMONSTRATIONS = [
@@ -56,6 +56,17 @@ def test_the_learning_rate_rises_then_follows_a_cosine():
     assert cosine(55, 100, 0.1) == pytest.approx(0.5)
     assert cosine(99, 100, 0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
     assert cosine(0, 1, 0.0) == 1.0
+
+
+def test_the_optimizer_follows_the_schedule():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    config = FitConfig(epochs=5, batch_size=1, learning_rate=0.1, warmup=0.2)
+    history = fit(model, [1, 1], lambda batch: model.weight.sum(), config, seeded())
+    # a constant gradient makes each Adam step equal to its rate: 10 steps, 2 of them rising
+    rates = [0.1 * cosine(t, 10, 0.2) for t in range(10)]
+    assert -model.weight.item() == pytest.approx(sum(rates), rel=1e-5)
+    assert history == pytest.approx([-sum(rates[:t]) for t in range(10)], rel=1e-5, abs=1e-7)
 
 
 def test_sft_loss_counts_response_tokens_and_their_eos_only():

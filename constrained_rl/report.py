@@ -1,0 +1,137 @@
+"""`crl report DIR`: one self-contained HTML file that shows a run, finished or not.
+
+Everything is drawn from config.toml, metrics.jsonl and provenance.json; nothing is retrained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from constrained_rl.config import RunConfig
+from constrained_rl.envs import BUILT_IN
+from constrained_rl.errors import InputError
+from constrained_rl.logging import read_metrics
+from constrained_rl.page import Block, Code, Page, Section, Table, Text, picture, write_page
+from constrained_rl.plots import (
+    CostCurve,
+    Metrics,
+    plot_diagnostics,
+    plot_multipliers,
+    plot_return_and_costs,
+    plot_time,
+)
+from constrained_rl.settings import read_toml, validate
+from constrained_rl.statistics import mean_interval
+
+LAST = 10
+"""iterations at the end of a run over which its table averages"""
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a run directory and return its path."""
+    if not (folder / "config.toml").is_file():
+        raise InputError(
+            f"{folder} is not a run directory: it has no config.toml; "
+            "give the folder that `crl train --out` made"
+        )
+    config = validate(RunConfig, read_toml(folder / "config.toml"), str(folder / "config.toml"))
+    rows = read_metrics(folder / "metrics.jsonl")
+    finished = (folder / "policy.safetensors").exists()
+    state = "finished" if finished else f"unfinished, continue it with crl resume {folder}"
+    page = Page(
+        title=f"{config.preset} on {config.env.id}",
+        subtitle=f"seed {config.seed} · {len(rows)} iterations · {state}",
+        lead=first_screen(rows, cost_curves(config, rows)) if rows else [nothing_yet()],
+        sections=[*(learning(config, rows) if rows else []), *origin(folder)],
+    )
+    return write_page(page, folder / "report.html")
+
+
+def nothing_yet() -> Text:
+    """What a run killed before its first iteration shows."""
+    return Text(["No iteration has finished yet: metrics.jsonl is empty. There is nothing to plot."])
+
+
+def cost_curves(config: RunConfig, rows: Sequence[Metrics]) -> list[CostCurve]:
+    """The constrained quantities with their limits; raw costs without one when unconstrained."""
+    present = {key for row in rows for key in row}
+    names = [key.removeprefix("lambda/") for key in rows[-1] if key.startswith("lambda/")]
+    if not names:
+        found = sorted(key for key in present if key.startswith("cost/"))
+        return [CostCurve(key.removeprefix("cost/"), key, None) for key in found]
+    limit = config.limit
+    if limit is None and config.env.id in BUILT_IN:
+        limit = BUILT_IN[config.env.id].limit
+    limits = limit if isinstance(limit, tuple) else (limit,) * len(names)
+    estimates = {f"estimate/{name}" for name in names}
+    keys = [f"estimate/{n}" if estimates <= present else f"cost/{k}" for k, n in enumerate(names)]
+    return [CostCurve(*entry) for entry in zip(names, keys, limits, strict=True)]
+
+
+def first_screen(rows: Sequence[Metrics], costs: Sequence[CostCurve]) -> list[Block]:
+    """The state at the end, and return and costs over training."""
+    caption = (
+        "Mean over the episodes that finished in each iteration; the dashed line is the limit, "
+        "and a feasible policy's cost stays below it, outside the shaded side."
+    )
+    return [final_table(rows, costs), picture(plot_return_and_costs(rows, costs), caption, True)]
+
+
+def final_table(rows: Sequence[Metrics], costs: Sequence[CostCurve]) -> Table:
+    """Means over the last iterations with intervals, each cost beside its limit and λ."""
+    last = rows[-LAST:]
+    lines = [["return", mean_text(last, "return/mean"), "", "", ""]]
+    for cost in costs:
+        values = [row[cost.key] for row in last if cost.key in row]
+        lam = mean_text(last, f"lambda/{cost.name}")
+        limit = "" if cost.limit is None else f"≤ {cost.limit:g}"
+        verdict = ""
+        if cost.limit is not None and values:
+            verdict = "kept" if sum(values) / len(values) <= cost.limit else "exceeded"
+        lines.append([f"cost: {cost.name}", mean_text(last, cost.key), limit, verdict, lam])
+    return Table(
+        ["", "mean ± 95 % interval", "limit", "on average", "λ"],
+        lines,
+        f"Means over the last {len(last)} iterations, with Student's t interval over iterations.",
+    )
+
+
+def mean_text(rows: Sequence[Metrics], key: str) -> str:
+    """`mean ± half width`, or a dash."""
+    values = [row[key] for row in rows if key in row]
+    if len(values) < 2:
+        return f"{values[0]:.3g}" if values else "–"
+    interval = mean_interval(values)
+    return f"{interval.value:.3g} ± {interval.high - interval.value:.2g}"
+
+
+def learning(config: RunConfig, rows: Sequence[Metrics]) -> list[Section]:
+    """Multipliers, diagnostics and time."""
+    costs = cost_curves(config, rows)
+    sections: list[Section] = []
+    if any(cost.limit is not None for cost in costs):
+        caption = (
+            "λ is the price of one unit of cost in units of reward: it should rise while the "
+            "violation below it is positive and settle when the violation does."
+        )
+        sections.append(Section("Multiplier", [picture(plot_multipliers(rows, costs), caption)]))
+    caption = (
+        "Entropy should fall slowly; KL and clipped share say how far each update moves the "
+        "policy; an explained variance near 1 is a critic that predicts its returns."
+    )
+    sections.append(Section("Optimization", [picture(plot_diagnostics(rows), caption, True)]))
+    phases = [key for key in rows[-1] if key.startswith("time/")]
+    seconds = {p.removeprefix("time/"): sum(row.get(p, 0.0) for row in rows) for p in phases}
+    caption = "Wall-clock seconds over all iterations, by phase of the loop."
+    return [*sections, Section("Time", [picture(plot_time(seconds), caption)])]
+
+
+def origin(folder: Path) -> list[Section]:
+    """Config and provenance as they lie on disk."""
+    sections = []
+    for title, name in (("Config", "config.toml"), ("Provenance", "provenance.json")):
+        path = folder / name
+        text = path.read_text(encoding="utf-8") if path.is_file() else f"{name} is missing"
+        sections.append(Section(title, [Code(text)]))
+    return sections

@@ -1,0 +1,214 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import Categorical, Normal
+from torch.testing import assert_close
+
+from constrained_rl.config import NetworkConfig
+from constrained_rl.errors import InputError
+from constrained_rl.networks import MLPPolicy, RunningNorm, StackedCritic
+from tests.constrained_rl.test_rollout import make_rollout
+
+PLAIN = NetworkConfig(hidden=(8,), normalize_observations=False)
+BOX4 = spaces.Box(-10, 10, (4,), np.float32)
+SKEWED = spaces.Box(np.array([-2.0, 0.0]), np.array([2.0, 10.0]), dtype=np.float64)
+
+
+def policy_on(action_space, observation_space=BOX4, config=PLAIN):
+    torch.manual_seed(0)
+    policy = MLPPolicy(observation_space, action_space, config)
+    with torch.no_grad():  # the last layer starts near 0: make its outputs differ
+        policy.net[-1].weight.mul_(100)
+    return policy
+
+
+def test_categorical_log_probabilities_and_entropy_are_those_of_torch():
+    policy = policy_on(spaces.Discrete(3))
+    obs, action = torch.randn(2, 5, 4), torch.randint(3, (2, 5))
+    logp, entropy = policy(obs, action)
+    expected = Categorical(logits=policy.net(obs))
+    assert_close(logp, expected.log_prob(action))
+    assert_close(entropy, expected.entropy())
+
+
+def test_gaussian_log_probabilities_and_entropy_are_those_of_torch():
+    policy = policy_on(SKEWED)
+    obs, action = torch.randn(2, 5, 4), 3 * torch.randn(2, 5, 2)
+    logp, entropy = policy(obs, action)
+    expected = Normal(policy.net(obs), policy.log_std.exp())
+    assert_close(logp, expected.log_prob(action).sum(-1))
+    assert_close(entropy, expected.entropy().sum(-1))
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3), SKEWED])
+def test_the_state_after_the_last_decision_is_not_scored(space):
+    policy = policy_on(space)
+    obs = torch.randn(2, 6, 4)
+    action = policy.act(obs[:, :5].flatten(0, 1), None, False).unflatten(0, (2, 5))
+    assert torch.equal(policy(obs, action)[0], policy(obs[:, :5], action)[0])
+
+
+def test_discrete_actions_are_drawn_with_their_probabilities():
+    policy = policy_on(spaces.Discrete(3))
+    obs = torch.randn(1, 4).expand(20_000, 4)
+    drawn = policy.act(obs, torch.Generator().manual_seed(0), False)
+    share = torch.bincount(drawn, minlength=3) / len(drawn)
+    # standard error of a share ≤ ½/√20000 = 0.0035
+    assert_close(share, policy.net(obs[0]).softmax(-1), atol=0.015, rtol=0)
+
+
+def test_gaussian_actions_are_drawn_with_their_mean_and_deviation():
+    policy = policy_on(SKEWED)
+    obs = torch.randn(1, 4).expand(20_000, 4)
+    drawn = policy.act(obs, torch.Generator().manual_seed(0), False)
+    assert_close(drawn.mean(0), policy.net(obs[0]), atol=0.02, rtol=0)
+    assert_close(drawn.std(0), torch.full((2,), math.exp(-0.5)), atol=0.02, rtol=0)
+
+
+def test_the_deterministic_action_is_the_mode():
+    obs = torch.randn(7, 4)
+    discrete, box = policy_on(spaces.Discrete(3)), policy_on(SKEWED)
+    assert torch.equal(discrete.act(obs, None, True), discrete.net(obs).argmax(-1))
+    assert torch.equal(box.act(obs, None, True), box.net(obs))
+
+
+def test_drawing_depends_on_the_given_generator_only():
+    policy, obs = policy_on(SKEWED), torch.randn(7, 4)
+
+    def draw(seed):
+        return policy.act(obs, torch.Generator().manual_seed(seed), False)
+
+    first = draw(0)
+    torch.manual_seed(99)
+    assert torch.equal(draw(0), first)
+    assert not torch.equal(draw(1), first)
+
+
+def test_actions_are_clipped_to_minus_1_and_1_and_then_rescaled_to_the_box():
+    # The box is [−2, 2] × [0, 10]: unit ½ → 1 and 7.5; beyond ±1 → the bounds.
+    action = torch.tensor([[0.5, 0.5], [7.0, -7.0], [0.0, 0.0]])
+    expected = [[1.0, 7.5], [2.0, 0.0], [0.0, 5.0]]
+    executed = policy_on(SKEWED).executed(action)
+    assert executed.tolist() == expected
+    assert executed.dtype == np.float64
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=2))
+def test_executed_actions_are_always_inside_the_box(action):
+    space = spaces.Box(np.array([-0.1, 0.3], np.float32), np.array([0.2, 0.7], np.float32))
+    policy = MLPPolicy(BOX4, space, PLAIN)
+    assert space.contains(policy.executed(torch.tensor([action]))[0])
+
+
+def test_discrete_actions_and_observations_count_from_their_start():
+    policy = policy_on(spaces.Discrete(3, start=-1), spaces.Discrete(4, start=2))
+    assert policy.executed(torch.tensor([0, 2])).tolist() == [-1, 1]
+    obs = policy.encode(np.array([2, 5]))
+    assert policy.encoder.raw(obs).tolist() == [[1, 0, 0, 0], [0, 0, 0, 1]]
+
+
+def test_encoded_observations_are_a_copy():
+    array = np.zeros((1, 4), np.float32)
+    obs = policy_on(spaces.Discrete(2)).encode(array)
+    array += 1
+    assert obs.sum() == 0
+
+
+def test_a_float64_policy_encodes_to_float64():
+    policy = policy_on(spaces.Discrete(3), spaces.Discrete(4)).double()
+    obs = policy.encode(np.array([[0, 3]]))
+    assert policy(obs, torch.zeros(1, 2, dtype=torch.long))[0].dtype == torch.float64
+
+
+def test_observations_of_any_box_shape_are_flattened():
+    space = spaces.Box(-1, 1, (2, 3), np.float32)
+    critic = StackedCritic(space, 2, PLAIN)
+    assert critic(torch.zeros(5, 4, 2, 3)).shape == (5, 4, 2)
+    scalar = StackedCritic(spaces.Box(-1, 1, (), np.float32), 2, PLAIN)
+    assert scalar(torch.zeros(5, 4)).shape == (5, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "message"),
+    [
+        (spaces.Dict({"a": BOX4}), spaces.Discrete(2), "FlattenObservation"),
+        (BOX4, spaces.MultiDiscrete([2, 2]), "Discrete and Box are supported"),
+        (BOX4, spaces.Box(-np.inf, np.inf, (1,)), "unbounded"),
+    ],
+)
+def test_unsupported_spaces_are_refused_with_advice(observations, actions, message):
+    with pytest.raises(InputError, match=message):
+        MLPPolicy(observations, actions, PLAIN)
+
+
+# RunningNorm
+
+
+@given(st.integers(0, 2**31), st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_merged_statistics_equal_numpy_over_everything_merged(seed, sizes):
+    random = np.random.default_rng(seed)
+    parts = [random.normal(100, random.uniform(0.1, 5), (size, 3)) for size in sizes]
+    norm = RunningNorm(3)
+    for part in parts:
+        norm.merge(torch.from_numpy(part))
+    everything = np.concatenate(parts)
+    assert_close(norm.mean.numpy(), everything.mean(0))
+    assert_close(norm.var.numpy(), everything.var(0), atol=1e-9, rtol=1e-9)
+    assert norm.count == len(everything)
+
+
+def test_normalised_values_are_standard_and_clipped_to_10():
+    norm = RunningNorm(1)
+    norm.merge(torch.tensor([[1.0], [3.0]]))  # mean 2, deviation 1
+    assert_close(norm(torch.tensor([[4.0], [-1e6]])), torch.tensor([[2.0], [-10.0]]))
+
+
+def test_before_any_data_observations_pass_unchanged():
+    assert_close(RunningNorm(1)(torch.tensor([3.0])), torch.tensor([3.0]))
+
+
+def test_only_states_in_which_somebody_decided_enter_the_statistics():
+    policy = policy_on(spaces.Discrete(2), BOX4, NetworkConfig(hidden=(8,)))
+    obs = torch.arange(4.0).reshape(1, 4, 1).expand(1, 4, 4)  # states 0, 1, 2 and the final 3
+    policy.update_statistics(
+        make_rollout(rows=1, obs=obs, mask=torch.tensor([[True, False, True]]))
+    )
+    assert policy.encoder.norm.count == 2
+    assert policy.encoder.norm.mean.tolist() == [1.0] * 4  # of 0 and 2
+
+
+def test_neither_acting_nor_scoring_moves_the_statistics():
+    policy = policy_on(spaces.Discrete(2), BOX4, NetworkConfig(hidden=(8,)))
+    before = {name: value.clone() for name, value in policy.named_buffers()}
+    policy.act(torch.randn(3, 4), None, False)
+    policy(torch.randn(3, 2, 4), torch.zeros(3, 2, dtype=torch.long))
+    assert all(torch.equal(value, before[name]) for name, value in policy.named_buffers())
+
+
+# StackedCritic
+
+
+def test_the_stacked_critic_equals_separate_networks():
+    torch.manual_seed(0)
+    critic = StackedCritic(BOX4, 3, NetworkConfig(hidden=(8, 6), normalize_observations=False))
+    obs = torch.randn(2, 5, 4)
+    values = critic(obs)
+    assert values.shape == (2, 5, 3)
+    for stream in range(3):
+        x = obs
+        for layer in range(3):
+            x = x @ critic.weights[layer][stream] + critic.biases[layer][stream]
+            x = x.tanh() if layer < 2 else x
+        assert_close(values[..., stream], x.squeeze(-1))
+
+
+def test_a_stream_sends_no_gradient_into_the_network_of_another():
+    critic = StackedCritic(BOX4, 2, PLAIN)
+    critic(torch.randn(1, 3, 4))[..., 0].sum().backward()
+    assert all(parameter.grad[1].abs().sum() == 0 for parameter in critic.parameters())
+    assert critic.weights[0].grad[0].abs().sum() > 0
