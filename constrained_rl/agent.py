@@ -40,7 +40,7 @@ from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
 from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier
 from constrained_rl.networks import MLPPolicy, StackedCritic
 from constrained_rl.ppo import Parts, stream_names, train
-from constrained_rl.presets import preset
+from constrained_rl.presets import defaults
 from constrained_rl.protocols import Collector, Critic, Metrics, Policy
 from constrained_rl.settings import merge, validate
 
@@ -171,6 +171,16 @@ def make_environments(env: Environment, config: RunConfig) -> VectorEnvironment:
     return SyncVectorEnv([env] * config.env.num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
+def name_environment(config: RunConfig, env: Environment) -> RunConfig:
+    """Make the config name the environment it was given: the default id has a default limit."""
+    known: dict[str, object] = {"id": "<given as an object>"}
+    if isinstance(env, str):
+        known = {"id": env}
+    elif isinstance(env, VectorEnv):
+        known = {"id": env.spec.id if env.spec else known["id"], "num_envs": env.num_envs}
+    return config.model_copy(update={"env": config.env.model_copy(update=known)})
+
+
 class Agent:
     """One algorithm on one environment. Build it with the preset functions of this package."""
 
@@ -182,6 +192,7 @@ class Agent:
             env: an id, a vector environment, or a factory of single environments; by default
                 `config.env.id`.
         """
+        config = config if env is None else name_environment(config, env)
         self.config = config
         self.envs = make_environments(config.env.id if env is None else env, config)
         torch.set_num_threads(config.threads)
@@ -258,23 +269,25 @@ def build(
     name: str, env: Environment, limit: float | tuple[float, ...] | None, settings: dict[str, Any]
 ) -> Agent:
     """Build a preset's agent; `settings` are nested config sections, e.g. `ppo={"epochs": 4}`."""
-    tree = merge(preset(name), settings)
+    env_id = env if isinstance(env, str) else None
+    tree = merge(defaults(name, env_id), settings)
     if limit is not None:
         tree["limit"] = limit
-    if isinstance(env, str):
-        tree = merge(tree, {"env": {"id": env}})
+    if env_id is not None:
+        tree = merge(tree, {"env": {"id": env_id}})
     elif isinstance(env, VectorEnv) and env.spec is not None:
         tree = merge(tree, {"env": {"id": env.spec.id, "num_envs": env.num_envs}})
     return Agent(validate(RunConfig, tree, "settings"), env)
 
 
-def ppo(env: Environment, **settings: Any) -> Agent:  # noqa: ANN401
+def ppo(env: Environment, /, **settings: Any) -> Agent:  # noqa: ANN401
     """Unconstrained PPO; costs are reported when the environment has them."""
     return build("ppo", env, None, settings)
 
 
 def static_shaping(
     env: Environment,
+    /,
     weight: float | tuple[float, ...] = 1.0,
     limit: float | tuple[float, ...] | None = 0.0,
     **settings: Any,  # noqa: ANN401
@@ -286,6 +299,7 @@ def static_shaping(
 
 def ppo_lagrangian(
     env: Environment,
+    /,
     limit: float | tuple[float, ...] | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Agent:
@@ -295,6 +309,7 @@ def ppo_lagrangian(
 
 def pid_lagrangian(
     env: Environment,
+    /,
     limit: float | tuple[float, ...] | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Agent:

@@ -71,10 +71,13 @@ def train(
     """Train on an environment."""
     from constrained_rl import presets, run
     from constrained_rl.config import RunConfig
-    from constrained_rl.settings import resolve
+    from constrained_rl.settings import merge, read_layers, validate
 
-    file, overrides = split_settings(settings or [])
-    config = resolve(RunConfig, presets.preset(preset), file, overrides)
+    tree, source = read_layers(*split_settings(settings or []))
+    section = tree.get("env", {})
+    env_id = section.get("id") if isinstance(section, dict) else None
+    base = presets.defaults(preset, env_id or RunConfig().env.id)
+    config = validate(RunConfig, merge(base, tree), source)
     name = f"{config.preset}-{config.env.id}"
     folder = run.start(config, out or run.default_folder(name, config.seed))
     Console().print(f"finished: {folder}  (plots: crl report {folder})")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from constrained_rl.cmdp import SavesState, read_cost
+from constrained_rl.errors import InputError
 from constrained_rl.networks import ActingPolicy
 from constrained_rl.rollout import Episodes, Rollout
 
@@ -44,6 +45,11 @@ class VectorCollector:
         seed: int,
         device: torch.device,
     ) -> None:
+        if horizon < 2:
+            raise InputError(
+                f"ppo.horizon is {horizon}; give at least 2: the step that only resets an episode "
+                "could fill a window of one, which then holds no decision"
+            )
         self._envs, self._policy = envs, policy
         self._horizon, self._channels, self._device = horizon, channels, device
         self._generator = torch.Generator(device).manual_seed(seed)

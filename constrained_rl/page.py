@@ -107,7 +107,16 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["typeset"] = typeset
     return environment.get_template("page.html")
+
+
+def typeset(text: str) -> str:
+    """True minus signs, and no line breaks inside `≤ 5`, `ν = 1`, `C > 0`."""
+    text = text if isinstance(text, Markup) else str(text)
+    signs = re.sub(r"(?<![\w.-])-(?=\d)", "−", text)
+    glued = re.sub(r" ([≤≥=]|&gt;|>) (?=[\d−])", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", signs)
+    return Markup(glued) if isinstance(text, Markup) else glued
 
 
 def render(page: Page) -> str:

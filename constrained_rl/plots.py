@@ -86,13 +86,13 @@ def style() -> AbstractContextManager[object]:
 
 
 def grid(
-    rows: int, columns: int, size: tuple[float, float], **share: bool | str
+    rows: int, columns: int, size: tuple[float, float], sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of rows × columns axes, each of `size` inches, as one flat list. Inside `style()`."""
+    """A figure of rows × columns axes of `size` inches each, as one list. Inside `style()`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **share)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     return figure, list(axes.flat)
 
 
@@ -120,19 +120,22 @@ def column(rows: Sequence[Metrics], key: str) -> list[float]:
 
 
 def draw_curve(
-    ax: Axes, rows: Sequence[Metrics], key: str, color: str = BLUE, label: str = ""
+    ax: Axes,
+    rows: Sequence[Metrics],
+    key: str,
+    color: str = BLUE,
+    label: str = "",
+    time: Literal["decisions", "iteration"] = "decisions",
 ) -> None:
-    """One metric over decisions; from 40 iterations on, thin under its running mean."""
-    x = [row["decisions"] / 1000 for row in rows]
+    """One metric over thousands of decisions or over iterations; long ones with a running mean."""
+    x = [row[time] / (1000 if time == "decisions" else 1) for row in rows]
     y = column(rows, key)
     window = len(rows) // 20 * 2 + 1
     many = window >= 5
     single = "o" if len(rows) == 1 else None
     if many:
         ax.plot(x, y, color=color, alpha=0.3, linewidth=0.8)
-    ax.plot(
-        x, smooth(y, window) if many else y, color=color, label=label or None, marker=single
-    )
+    ax.plot(x, smooth(y, window) if many else y, color=color, label=label or None, marker=single)
 
 
 def plot_return_and_costs(rows: Sequence[Metrics], costs: Sequence[CostCurve]) -> Figure:
@@ -207,7 +210,7 @@ def plot_time(seconds: Mapping[str, float]) -> Figure:
         bars = ax.barh([name for name, _ in ordered], [s for _, s in ordered], color=SKY)
         texts = [f"{s:.1f} s · {s / total:.0%}" for _, s in ordered]
         ax.bar_label(bars, texts, padding=4, fontsize=8.5, color=INK)
-        ax.margins(x=0.18)
+        ax.margins(x=0.2, y=0.02)
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("seconds")
     return figure

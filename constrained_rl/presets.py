@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError
+from constrained_rl.settings import merge
 
 PresetName = Literal["ppo", "static_shaping", "ppo_lagrangian", "pid_lagrangian"]
 
@@ -17,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ppo": {"constrained": False},
     "static_shaping": {"multiplier": {"kind": "fixed", "weight": 1.0}},
     "ppo_lagrangian": {"multiplier": {"kind": "gradient", "learning_rate": 0.05}},
-    "pid_lagrangian": {"multiplier": {"kind": "pid", "kp": 1.0, "ki": 0.05, "relative": True}},
+    "pid_lagrangian": {"multiplier": {"kind": "pid", "kp": 1.0, "ki": 0.02, "relative": True}},
 }
 
 SUMMARIES: dict[str, str] = {
@@ -28,8 +30,12 @@ SUMMARIES: dict[str, str] = {
 }
 
 
-def preset(name: str) -> dict[str, Any]:
-    """Settings of a preset that differ from the defaults, as a nested dict."""
+def defaults(name: str, env_id: str | None) -> dict[str, Any]:
+    """Settings of a preset, and over them those known to work on a built-in environment."""
     if name not in PRESETS:
         raise InputError(f"preset '{name}' does not exist; choose from {', '.join(PRESETS)}")
-    return {"preset": name, **PRESETS[name]}
+    tree = {"preset": name, **PRESETS[name]}
+    if env_id in BUILT_IN:
+        tree = merge(tree, {"env": {"id": env_id}})
+        tree = merge(tree, BUILT_IN[env_id].settings)
+    return tree

@@ -50,7 +50,9 @@ def write_report(folder: Path) -> Path:
 
 def nothing_yet() -> Text:
     """What a run killed before its first iteration shows."""
-    return Text(["No iteration has finished yet: metrics.jsonl is empty. There is nothing to plot."])
+    return Text(
+        ["No iteration has finished yet: metrics.jsonl is empty. There is nothing to plot."]
+    )
 
 
 def cost_curves(config: RunConfig, rows: Sequence[Metrics]) -> list[CostCurve]:
@@ -91,7 +93,7 @@ def final_table(rows: Sequence[Metrics], costs: Sequence[CostCurve]) -> Table:
             verdict = "kept" if sum(values) / len(values) <= cost.limit else "exceeded"
         lines.append([f"cost: {cost.name}", mean_text(last, cost.key), limit, verdict, lam])
     return Table(
-        ["", "mean ± 95 % interval", "limit", "on average", "λ"],
+        ["", "mean ± 95% interval", "limit", "on average", "λ"],
         lines,
         f"Means over the last {len(last)} iterations, with Student's t interval over iterations.",
     )

@@ -107,18 +107,12 @@ def _is_model(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-def resolve(
-    model: type[Model], base: Mapping[str, Any], file: Path | None, overrides: Sequence[str]
-) -> Model:
-    """Merge base < file < overrides and validate."""
-    tree = dict(base)
-    source = "configuration"
-    if file is not None:
-        tree, source = merge(tree, read_toml(file)), str(file)
-    over: Tree = {}
+def read_layers(file: Path | None, overrides: Sequence[str]) -> tuple[Tree, str]:
+    """File and overrides as one tree, and the name under which its problems are reported."""
+    tree, source = ({}, "configuration") if file is None else (read_toml(file), str(file))
     for text in overrides:
-        over = merge(over, parse_override(text))
-    return validate(model, merge(tree, over), source)
+        tree = merge(tree, parse_override(text))
+    return tree, source
 
 
 def to_toml(config: BaseModel) -> str:

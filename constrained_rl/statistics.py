@@ -1,8 +1,8 @@
 """Intervals of a mean and of a share: what every table and bar of a report shows.
 
-    mean:   x̄ ± t_{n−1, (1+level)/2} · s / √n     Student's t: exact for normal samples, and close for
-                                                  the hundreds of scores of a report
-    share:  Wilson's score interval               stays inside [0, 1] and has a width at 0 of n
+    mean:   x̄ ± t_{n−1, (1+level)/2} · s / √n     Student's t: exact for normal samples, close
+                                                  for the hundreds of scores of a report
+    share:  Wilson's score interval               stays in [0, 1] and has a width at 0 of n
 
 Deliberately absent: tests of significance; a reader compares intervals.
 """

@@ -70,12 +70,12 @@ def compare(
     """Safe RLHF against static reward shaping on the embedded world, from scratch, with a report."""
     require_llm()
     from constrained_rl.run import default_folder
-    from constrained_rl.settings import resolve
+    from constrained_rl.settings import merge, read_layers, validate
     from llm_env.compare import prepare
     from llm_env.config import QUICK, CompareConfig
 
-    file, overrides = core.split_settings(settings or [])
-    config = resolve(CompareConfig, QUICK if quick else {}, file, overrides)
+    tree, source = read_layers(*core.split_settings(settings or []))
+    config = validate(CompareConfig, merge(QUICK if quick else {}, tree), source)
     folder = out or default_folder("compare-quick" if quick else "compare", config.seed)
     prepare(config, folder)
     announce(config, folder)

@@ -17,7 +17,7 @@ from torch import Tensor
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.rollout import Episodes, Rollout
 from llm_env.generation import Generation, generate
-from llm_env.policy import CausalLMPolicy
+from llm_env.policy import CausalLMPolicy, prompt_room
 from llm_env.scoring import ScoreModel, Scorer, model_scores
 from llm_env.tokens import TokenRows, check_tokenizer, decode_responses, encode_prompts, join
 
@@ -81,10 +81,8 @@ class TokenCollector:
         self._policy, self._tokenizer, self._prompts = policy, tokenizer, list(prompts)
         self._reward, self._costs = reward, tuple(costs)
         self._batch, self._max_new_tokens = batch, max_new_tokens
-        context = getattr(policy.model.config, "max_position_embeddings", None) or 10**9
-        self._ids, self._attention = encode_prompts(
-            tokenizer, self._prompts, context - max_new_tokens
-        )
+        room = prompt_room(policy.model.config, max_new_tokens)
+        self._ids, self._attention = encode_prompts(tokenizer, self._prompts, room)
         device = policy.model.device
         self._sampler = torch.Generator(device).manual_seed(seed)
         self._shuffler = torch.Generator().manual_seed(seed)

@@ -8,11 +8,13 @@ largest tensor of the whole step. Absent: sampling (generation.py), value heads 
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
 from llm_env.tokens import TokenRows, position_ids
 
@@ -93,6 +95,19 @@ def context_length(config: PreTrainedConfig) -> int | None:
     """Tokens a model can see, prompt and response together; None where its family has no limit."""
     length: int | None = getattr(config, "max_position_embeddings", None)
     return length
+
+
+def prompt_room(config: PreTrainedConfig, max_new_tokens: int) -> int:
+    """Tokens a prompt may have so that a response still fits behind it."""
+    context = context_length(config)
+    if context is None:
+        return sys.maxsize
+    if context <= max_new_tokens:
+        raise InputError(
+            f"max_new_tokens is {max_new_tokens}, but the model sees {context} tokens in all; "
+            "lower it so that prompts fit too"
+        )
+    return context - max_new_tokens
 
 
 def position_argument(accepted: frozenset[str], positions: Tensor) -> dict[str, Any]:

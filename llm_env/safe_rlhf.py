@@ -24,7 +24,7 @@ from constrained_rl.protocols import Metrics
 from llm_env.collectors import Score, TokenCollector, by_model
 from llm_env.config import AlignConfig
 from llm_env.generation import generate
-from llm_env.policy import CausalLMPolicy, response_logp
+from llm_env.policy import CausalLMPolicy, prompt_room, response_logp
 from llm_env.preferences import PreferenceRow, cost_pairs, reward_pairs
 from llm_env.score_training import ScoreConfig, train_score_model
 from llm_env.scoring import ScoreModel, TokenCritic
@@ -103,8 +103,8 @@ def respond(
     batch: int = 256,
 ) -> tuple[list[str], list[bool]]:
     """Responses to prompts, and whether each ended by itself rather than by length."""
-    context = getattr(model.config, "max_position_embeddings", None) or 10**9
-    ids, attention = encode_prompts(tokenizer, prompts, context - max_new_tokens)
+    room = prompt_room(model.config, max_new_tokens)
+    ids, attention = encode_prompts(tokenizer, prompts, room)
     generator = torch.Generator(model.device).manual_seed(seed)
     texts: list[str] = []
     finished: list[bool] = []

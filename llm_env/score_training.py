@@ -36,7 +36,7 @@ class ScoreConfig(FitConfig):
 
     epochs: int = Field(1, ge=1)
     """passes over the pairs"""
-    learning_rate: float = Field(3e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0, allow_inf_nan=False)
     """peak step size of AdamW; 2e-5 for pretrained models of billions of parameters"""
     regularization: float = Field(0.0, ge=0)
     """μ, weight of the mean squared score"""

@@ -26,7 +26,7 @@ class SFTConfig(FitConfig):
 
     epochs: int = Field(2, ge=1)
     """passes over the demonstrations"""
-    learning_rate: float = Field(5e-3, gt=0)
+    learning_rate: float = Field(5e-3, gt=0, allow_inf_nan=False)
     """peak step size of AdamW; 2e-5 for pretrained models of billions of parameters"""
 
 

@@ -12,31 +12,30 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from constrained_rl.config import Section
 from constrained_rl.errors import InputError, require_finite
 
 Progress: TypeAlias = Callable[[int, int, float], None]  # (step, steps, loss)
 BUCKET_BATCHES = 32  # batches that are sorted by length together
 
 
-class FitConfig(BaseModel):
+class FitConfig(Section):
     """Settings of a supervised fit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(2, ge=1)
     """passes over the data"""
     batch_size: int = Field(16, ge=1)
     """examples per step; small batches with large steps win at small budgets"""
-    learning_rate: float = Field(5e-3, gt=0)
+    learning_rate: float = Field(5e-3, gt=0, allow_inf_nan=False)
     """peak step size of AdamW; 2e-5 for pretrained models of billions of parameters"""
     warmup: float = Field(0.03, ge=0, lt=1)
     """share of the steps over which the learning rate rises from 0"""
     weight_decay: float = Field(0.0, ge=0)
     """decoupled weight decay of AdamW"""
-    max_gradient_norm: float = Field(1.0, gt=0)
+    max_gradient_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
     """gradients longer than this are shortened to it"""
     max_tokens: int | None = Field(None, ge=2)
     """longest prompt and response accepted, in tokens; None: the model's context"""

@@ -1,0 +1,250 @@
+"""The report of a comparison: one self-contained HTML file, all of it measured in that run.
+
+First screen: verdict, table, frontier. Then the paper's figures, gold beside every model score.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from constrained_rl.logging import read_metrics
+from constrained_rl.page import (
+    Block,
+    Code,
+    Fold,
+    Page,
+    Picture,
+    Section,
+    Text,
+    picture,
+    write_page,
+)
+from constrained_rl.plots import CostCurve, Metrics, plot_time, style
+from constrained_rl.report import origin
+from llm_env.compare import load_config, methods
+from llm_env.config import AlignConfig, CompareConfig
+from llm_env.evaluate import Mode, Record
+from llm_env.plots import plot_frontier, plot_overoptimization, plot_training
+from llm_env.plots_detail import plot_cost_model, plot_helpfulness, plot_outcomes, plot_unsafe
+from llm_env.plots_planes import plot_planes
+from llm_env.report_tables import all_numbers, main_table, sample_folds, score_table
+from llm_env.results import read_comparison, summarize
+from llm_env.summaries import Results
+from llm_env.verdict import is_flagged, verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison read from disk."""
+
+    folder: Path
+    config: CompareConfig
+    results: Results
+    records: Mapping[str, Sequence[Record]]
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Label of each method by name."""
+        return {method.name: method.label for method in self.results.methods}
+
+
+def write_comparison_report(folder: Path) -> Path:
+    """Write report.html, results.json, frontier.png and frontier.svg into a comparison's folder."""
+    config = load_config(folder)
+    found = Comparison(folder, config, summarize(folder), read_comparison(folder, config))
+    save_frontier(found)
+    n = found.results.start.sampled.overall.n
+    page = Page(
+        title="Safe RLHF against static reward shaping",
+        subtitle=f"embedded dialogue world · seed {config.seed} · {n} prompts, the same for every "
+        "method",
+        lead=first_screen(found),
+        sections=[build(found) for build in SECTIONS] + [origin_section(folder)],
+    )
+    return write_page(page, folder / "report.html")
+
+
+def save_frontier(found: Comparison) -> None:
+    """The one picture, for a README: on white, so that it reads anywhere."""
+    figure = plot_frontier(found.results)
+    with style():
+        for name in ("frontier.png", "frontier.svg"):
+            figure.savefig(found.folder / name, facecolor="white", metadata=_undated(name))
+
+
+def _undated(name: str) -> dict[str, None]:
+    return {"Date": None} if name.endswith(".svg") else {}
+
+
+def first_screen(found: Comparison) -> list[Block]:
+    """Verdict, table and frontier."""
+    return [
+        Text(verdict(found.results, found.records)),
+        main_table(found.results),
+        frontier_picture(found),
+    ]
+
+
+def frontier_picture(found: Comparison) -> Picture:
+    """The paper's Figure 6b."""
+    caption = (
+        "Each point is a method with its 95% intervals; up and left is better. Left: gold scores, "
+        "shaded where more than 5% of responses are unsafe. Right: the score models' view of the "
+        "same responses: where the two panels disagree, a method has exploited the models."
+    )
+    return picture(plot_frontier(found.results), caption, wide=True)
+
+
+def training_section(found: Comparison) -> Section:
+    """The paper's Figure 6c."""
+    runs: dict[str, list[Metrics]] = {}
+    curves: dict[str, CostCurve] = {}
+    for method in methods(found.config):
+        rows = read_metrics(found.folder / "runs" / method.name / "metrics.jsonl")
+        if method.family == "dynamic" and method.align is not None and rows:
+            runs[method.name] = list(rows)
+            curves[method.name] = constrained_curve(method.align, rows)
+    if not runs:
+        return Section("λ and cost over training", [Text(["No dynamic method has finished."])])
+    caption = (
+        "Above λ, below the quantity that each method constrains, with its limit dashed and the "
+        "violating side shaded: λ should rise while the curve below is in the shade."
+    )
+    shown = picture(plot_training(runs, curves, found.labels), caption, wide=True)
+    return Section("λ and cost over training", [shown])
+
+
+def constrained_curve(align: AlignConfig, rows: Sequence[Metrics]) -> CostCurve:
+    """What a run's λ answers to; the raw cost without a limit where the estimate was not logged."""
+    limit = align.limit[0] if isinstance(align.limit, tuple) else align.limit
+    names = {"identity": "E[C]", "probability": "E[σ(C)]", "indicator": "P(C > 0)"}
+    name = names[align.constraint.transform]
+    if "estimate/cost" in rows[-1]:
+        return CostCurve(name, "estimate/cost", limit)
+    same = align.constraint.transform == "identity"
+    return CostCurve("E[C]", "cost/0", limit if same else None)
+
+
+def plane_section(found: Comparison) -> Section:
+    """The paper's Figure 4, greedy and sampled."""
+    caption = (
+        "One dot per response to the same prompts; right of the dashed line the cost model calls "
+        "it unsafe (C > 0), above the dotted line it beats SFT's mean reward, orange-red dots are "
+        "unsafe by gold. Percentages are the shares of the four quadrants."
+    )
+    modes: tuple[tuple[Mode, str], ...] = (
+        ("greedy", "Greedy responses."),
+        ("sampled", "Sampled responses (temperature 1)."),
+    )
+    return Section(
+        "Reward and cost of every response",
+        [
+            picture(plot_planes(found.records, found.labels, mode), f"{head} {caption}", wide=True)
+            for mode, head in modes
+        ],
+    )
+
+
+def unsafe_section(found: Comparison) -> Section:
+    """Shares by gold and by the cost model."""
+    caption = (
+        "Share of sampled responses that are unsafe, with Wilson's 95% intervals, on a square-root "
+        "scale; orange-red clearly right of blue means that the cost model misses harm."
+    )
+    return Section("Unsafe responses", [picture(plot_unsafe(found.results), caption, wide=True)])
+
+
+def outcome_section(found: Comparison) -> Section:
+    """Refusals and helpfulness per class."""
+    outcomes = (
+        "What sampled responses are, per class of prompt: grey on the left two panels is needless "
+        "refusal; green on the right one is a refusal with the right reason and two alternatives."
+    )
+    helpfulness = (
+        "Mean gold helpfulness of sampled responses with 95% intervals; the dotted line is SFT: "
+        "right of it a method is more helpful than where it started."
+    )
+    blocks = [
+        picture(plot_outcomes(found.records, found.labels, "sampled"), outcomes, wide=True),
+        picture(plot_helpfulness(found.results), helpfulness, wide=True),
+    ]
+    return Section("Refusals and helpfulness per class of prompt", blocks)
+
+
+def score_section(found: Comparison) -> Section:
+    """Score models and annotators."""
+    path = found.folder / "cost_model/accuracy.json"
+    accuracy = json.loads(path.read_text(encoding="utf-8"))
+    caption = (
+        "Model cost C of held-out SFT responses: a perfect cost model has every blue bar left of "
+        "the dashed zero line and every orange-red one right of it."
+    )
+    shown = picture(plot_cost_model(accuracy["score"], accuracy["unsafe"]), caption)
+    return Section("Score models and annotators", [shown, *score_table(found.results)])
+
+
+def overoptimization_section(found: Comparison) -> Section:
+    """Model scores against gold over methods."""
+    flagged = [m for m in found.results.methods[1:] if is_flagged(m, found.results.start)]
+    caption = (
+        "Left: methods that lie low on the right have a high model reward and little gold "
+        "helpfulness. Right: above the dotted diagonal gold finds more unsafe responses than the "
+        "cost model. Ringed methods are those where model and gold part beyond their intervals."
+    )
+    shown = picture(plot_overoptimization(found.results, flagged), caption, wide=True)
+    return Section("Over-optimization", [shown])
+
+
+def sample_section(found: Comparison) -> Section:
+    """Responses side by side."""
+    rule = (
+        "Greedy responses to the first two evaluation prompts of each class: chosen by that rule, "
+        "not by hand. R and C are the models' scores, helpfulness and the mark are gold."
+    )
+    blocks: list[Block] = [Text([rule]), *sample_folds(found.records, found.labels)]
+    return Section("Responses side by side", blocks)
+
+
+def numbers_section(found: Comparison) -> Section:
+    """Everything with intervals."""
+    return Section("All numbers", list(all_numbers(found.results)))
+
+
+def time_section(found: Comparison) -> Section:
+    """Seconds per stage."""
+    caption = (
+        "Wall-clock seconds of each stage, longest first; independent stages ran side by side, so "
+        "the whole took less than their sum."
+    )
+    seconds = {
+        found.labels.get(stage.removeprefix("runs/"), stage.replace("_", " ")): wall
+        for stage, wall in found.results.seconds.items()
+        if stage != "runs/sft"  # only evaluates
+    }
+    return Section("Time", [picture(plot_time(seconds), caption)])
+
+
+def origin_section(folder: Path) -> Section:
+    """Config and provenance, folded."""
+    blocks: list[Block] = []
+    for part in origin(folder):
+        code = [block for block in part.blocks if isinstance(block, Code)]
+        blocks.append(Fold(part.title, code))
+    return Section("Config and provenance", blocks)
+
+
+SECTIONS: tuple[Callable[[Comparison], Section], ...] = (
+    training_section,
+    plane_section,
+    unsafe_section,
+    outcome_section,
+    overoptimization_section,
+    score_section,
+    sample_section,
+    numbers_section,
+    time_section,
+)

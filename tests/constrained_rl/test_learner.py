@@ -1,0 +1,169 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from constrained_rl.errors import NonFiniteError
+from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
+from constrained_rl.ppo import annotate, mix
+from tests.constrained_rl.helpers import tiny
+
+
+@pytest.fixture
+def _float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def sixteen_rows(micro_batch, **ppo):
+    """An agent with 16 rows of 6 decisions, one minibatch and practically no gradient clip."""
+    ppo = {"horizon": 6, "minibatches": 1, "max_grad_norm": 1e9, "micro_batch": micro_batch} | ppo
+    return tiny(env="constrained_rl/PointHazard-v0", sub={"num_envs": 16}, limit=0.5, ppo=ppo)
+
+
+def gradients(agent, rollout):
+    """λ and all gradients of one policy and one critic step on `rollout`."""
+    parts = agent.parts
+    streams = annotate(rollout, parts)
+    lam = parts.multiplier.update(parts.constraints.signal(rollout.episodes))
+    batch = mix(streams, lam, parts.config)
+    with torch.no_grad():  # away from ratio 1, so that clipping acts
+        for parameter in agent.policy.parameters():
+            parameter.add_(0.3 * torch.cos(torch.arange(parameter.numel())).view_as(parameter))
+    (minibatch,) = batch.minibatches(1, torch.Generator().manual_seed(0))
+    metrics = parts.policy_learner.step(minibatch) | parts.critic_learner.step(minibatch)
+    modules = (agent.policy, parts.critic)
+    return lam, [p.grad.clone() for m in modules for p in m.parameters()], metrics
+
+
+@pytest.mark.usefixtures("_float64")
+@pytest.mark.parametrize("flatten", [True, False])
+@pytest.mark.parametrize("loss_mean", ["token", "sequence"])
+def test_micro_batch_size_changes_neither_lambda_nor_gradients(flatten, loss_mean):
+    settings = {"flatten": flatten, "loss_mean": loss_mean, "entropy": 0.01, "value_clip": 0.1}
+    source = sixteen_rows(None, **settings)
+    windows = [source.parts.collector.collect() for _ in range(10)]
+    rollout = windows[-1]  # its episodes are cut at 60 steps, so some end and the next begin
+    assert len(rollout.episodes) > 0
+    # Rows of different lengths, as reset steps and paddings make them: row b has 1 + b % 6.
+    short = torch.arange(6) <= torch.arange(16).unsqueeze(1) % 6
+    rollout = replace(rollout, mask=rollout.mask & short)
+    lam, whole, metrics = gradients(sixteen_rows(None, **settings), rollout)
+    assert lam > 0
+    assert metrics["clip_fraction"] > 0
+    assert all(gradient.abs().sum() > 0 for gradient in whole)
+    for size in (1, 4, 16):
+        same_lam, pieces, same_metrics = gradients(sixteen_rows(size, **settings), rollout)
+        assert torch.equal(lam, same_lam)
+        for a, b in zip(whole, pieces, strict=True):
+            assert_close(a, b, atol=1e-9, rtol=1e-9)
+        assert metrics == pytest.approx(same_metrics, abs=1e-9)
+
+
+class Constant(torch.nn.Module):
+    """A policy and a critic of one parameter: logp = entropy = value = θ."""
+
+    def __init__(self, theta=0.0, shape=(2, 3)):
+        super().__init__()
+        self.theta, self.shape = torch.nn.Parameter(torch.tensor(theta)), shape
+
+    def forward(self, obs, action):
+        out = self.theta.expand(len(obs), self.shape[1])
+        return out, out
+
+
+class ConstantCritic(Constant):
+    def forward(self, obs):
+        return self.theta.expand(len(obs), self.shape[1] + 1, 1)
+
+
+def two_rows(advantage=1.0, target=1.0):
+    from constrained_rl.rollout import Batch
+
+    ones = torch.ones(2, 3)
+    return Batch(
+        obs=ones,
+        action=ones,
+        weight=ones / 6,
+        logp=0 * ones,
+        advantage=advantage * ones,
+        value=torch.zeros(2, 3, 1),
+        target=target * ones.unsqueeze(-1),
+    )
+
+
+def learner_of(module, objective, max_grad_norm=1.0, micro_batch=None):
+    return Learner(module, objective, 0.1, (0.9, 0.999), max_grad_norm, micro_batch)
+
+
+def test_the_policy_loss_pays_for_entropy():
+    policy = Constant()
+    loss, metrics = PolicyObjective(policy, clip=0.2, entropy=0.5)(two_rows(advantage=2.0))
+    loss.backward()
+    # L = −2ρ − ½·θ at θ = 0: slope −2 − ½
+    assert_close(policy.theta.grad.item(), -2.5)
+    assert metrics["loss/policy"] == pytest.approx(-2.0)
+    assert metrics["entropy"] == 0
+
+
+def test_the_value_loss_names_every_stream_and_ignores_the_final_state():
+    critic = ConstantCritic()
+    loss, metrics = ValueObjective(critic, ["reward"], clip=None)(two_rows(target=3.0))
+    # ½·3²; ∂/∂θ = −3 from the weighted mean over 6 decisions, nothing from the states after them
+    loss.backward()
+    assert metrics == {"loss/value/reward": pytest.approx(4.5)}
+    assert_close(critic.theta.grad.item(), -3.0)
+
+
+def test_gradients_are_clipped_over_the_whole_minibatch_not_per_piece():
+    # The slope of the surrogate is −A = −8; clipped to norm 1 whatever the pieces.
+    for size in (None, 1):
+        policy = Constant()
+        learner_of(policy, PolicyObjective(policy, 0.2, 0.0), micro_batch=size).step(two_rows(8.0))
+        assert_close(policy.theta.grad.item(), -1.0)
+
+
+def test_metrics_of_pieces_add_up_to_those_of_the_minibatch():
+    policy, other = Constant(), Constant()
+    whole = learner_of(policy, PolicyObjective(policy, 0.2, 0.0)).step(two_rows())
+    pieces = learner_of(other, PolicyObjective(other, 0.2, 0.0), micro_batch=1).step(two_rows())
+    assert whole == pytest.approx(pieces)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_is_named_and_moves_no_weight(bad):
+    policy = Constant()
+    learner = learner_of(policy, PolicyObjective(policy, 0.2, 0.0))
+    with pytest.raises(NonFiniteError, match="loss/policy: 1 of 1"):
+        learner.step(two_rows(advantage=bad))
+    assert policy.theta.item() == 0
+
+
+def test_an_exploding_gradient_is_named_and_moves_no_weight():
+    class Steep(Constant):
+        def forward(self, obs, action):
+            root = self.theta.sqrt().expand(len(obs), 3)  # slope ∞ at 0
+            return root, root
+
+    policy = Steep()
+    with pytest.raises(NonFiniteError, match="gradient norm"):
+        learner_of(policy, PolicyObjective(policy, 0.2, 0.0)).step(two_rows())
+    assert policy.theta.item() == 0
+
+
+def test_frozen_parameters_stay():
+    policy = Constant()
+    policy.frozen = torch.nn.Parameter(torch.ones(1), requires_grad=False)
+    learner_of(policy, PolicyObjective(policy, 0.2, 0.0)).step(two_rows())
+    assert policy.frozen.item() == 1
+    assert policy.theta.item() > 0
+
+
+def test_the_learning_rate_is_scaled_from_its_initial_value():
+    policy = Constant()
+    learner = learner_of(policy, PolicyObjective(policy, 0.2, 0.0))
+    for _ in range(2):  # not compounding
+        learner.scale_learning_rate(0.25)
+        assert learner.optimizer.param_groups[0]["lr"] == 0.025
