@@ -76,7 +76,7 @@ def train(
     tree, source = read_layers(*split_settings(settings or []))
     section = tree.get("env", {})
     env_id = section.get("id") if isinstance(section, dict) else None
-    base = presets.defaults(preset, env_id or RunConfig().env.id)
+    base = presets.defaults(preset, env_id if isinstance(env_id, str) else RunConfig().env.id)
     config = validate(RunConfig, merge(base, tree), source)
     name = f"{config.preset}-{config.env.id}"
     folder = run.start(config, out or run.default_folder(name, config.seed))

@@ -95,7 +95,7 @@ class RichLogger:
             self._progress.update(self._task, completed=step)
             self._live.update(Group(self._table(metrics), self._progress))
         elif step % max(1, self._total // 10) == 0 or step == self._total:
-            self._console.print(self._line(step, metrics), highlight=False)
+            self._console.print(self._line(step, metrics), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the last table on the screen."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -31,7 +31,7 @@ class Picture:
     svg: Markup
     caption: str
     wide: bool = False  # scrolls sideways on narrow screens instead of shrinking
-    kind: str = "picture"
+    kind: ClassVar[str] = "picture"
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Table:
     rows: Sequence[Sequence[str | Markup]]
     caption: str = ""
     text_columns: int = 1
-    strong: frozenset[int] = frozenset()  # rows in bold
-    kind: str = "table"
+    rules: frozenset[int] = frozenset()  # rows with a rule below them
+    kind: ClassVar[str] = "table"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Text:
     """Paragraphs."""
 
     paragraphs: Sequence[str | Markup]
-    kind: str = "text"
+    kind: ClassVar[str] = "text"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Code:
     """Preformatted text."""
 
     text: str
-    kind: str = "code"
+    kind: ClassVar[str] = "code"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Fold:
     summary: str
     blocks: Sequence[Block]
     is_open: bool = False
-    kind: str = "fold"
+    kind: ClassVar[str] = "fold"
 
 
 Block = Picture | Table | Text | Code | Fold

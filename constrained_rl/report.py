@@ -88,15 +88,24 @@ def final_table(rows: Sequence[Metrics], costs: Sequence[CostCurve]) -> Table:
         values = [row[cost.key] for row in last if cost.key in row]
         lam = mean_text(last, f"lambda/{cost.name}")
         limit = "" if cost.limit is None else f"≤ {cost.limit:g}"
-        verdict = ""
-        if cost.limit is not None and values:
-            verdict = "kept" if sum(values) / len(values) <= cost.limit else "exceeded"
-        lines.append([f"cost: {cost.name}", mean_text(last, cost.key), limit, verdict, lam])
+        lines.append(
+            [f"cost: {cost.name}", mean_text(last, cost.key), limit, kept(values, cost), lam]
+        )
     return Table(
         ["", "mean ± 95% interval", "limit", "on average", "λ"],
         lines,
         f"Means over the last {len(last)} iterations, with Student's t interval over iterations.",
     )
+
+
+def kept(values: Sequence[float], cost: CostCurve) -> str:
+    """Whether the limit was kept, as far as the interval can tell."""
+    if cost.limit is None or len(values) < 2:
+        return ""
+    interval = mean_interval(values)
+    if not interval.excludes(cost.limit):
+        return "at the limit"
+    return "kept" if interval.value < cost.limit else "exceeded"
 
 
 def mean_text(rows: Sequence[Metrics], key: str) -> str:

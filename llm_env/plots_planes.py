@@ -68,7 +68,7 @@ def draw_plane(ax: Axes, said: Sequence[Record], level: float) -> None:
         points = [(r.cost, r.reward) for r in said if r.unsafe is unsafe]
         if points:
             x, y = zip(*points, strict=True)
-            ax.scatter(x, y, s=7, color=color, alpha=0.45, linewidth=0, rasterized=True)
+            ax.scatter(x, y, s=7, color=color, alpha=0.6, linewidth=0, rasterized=True)
     ax.axvline(0.0, color=VERMILLION, linestyle=(0, (5, 3)), linewidth=1.2)
     ax.axhline(level, color=MUTED, linestyle=":", linewidth=1.0)
     for right in (False, True):

@@ -55,7 +55,10 @@ def main_table(results: Results) -> Table:
         "to SFT in nats per response. Small figures: 95% intervals over prompts (Wilson, Student "
         "t; the gain is paired by prompt), which say nothing about other training seeds."
     )
-    return Table(["method", *COLUMNS], rows, caption)
+    families = [method.family for method in results.methods]
+    pairs = enumerate(zip(families, families[1:], strict=False))
+    rules = frozenset(k for k, (family, following) in pairs if family != following)
+    return Table(["method", *COLUMNS], rows, caption, rules=rules)
 
 
 def share_cell(share: Interval) -> Markup:

@@ -90,7 +90,9 @@ DETOUR = "constrained_rl/Detour-v0"
 
 def tiny(preset="pid_lagrangian", env=DETOUR, limit=None, **settings):
     """An agent that trains in milliseconds; `settings` are merged into the tiny ones."""
-    ppo = {"horizon": 8, "epochs": 2, "minibatches": 2} | settings.pop("ppo", {})
+    ppo = {"horizon": 8, "epochs": 2, "minibatches": 2, "learning_rate": 3e-4} | settings.pop(
+        "ppo", {}
+    )
     tree = {
         "device": "cpu",
         "env": {"num_envs": 4} | settings.pop("sub", {}),

@@ -77,6 +77,8 @@ def test_a_config_file_and_overrides_are_read(crl, tmp_path):
     [
         (["train", "ppo.epoch=3"], "did you mean 'epochs'?"),
         (["train", "limit=nan"], "limit"),
+        (["train", "env.id=[1]"], "env.id: found [1]"),
+        (["train", "env=1"], "env: found 1"),
         (["train", "missing.toml"], "config file missing.toml does not exist"),
         (["train", "a.toml", "b.toml"], "give at most one"),
         (["train", "env.id=Detuor-v0"], "constrained_rl/Detour-v0"),

@@ -14,8 +14,8 @@ from constrained_rl.checkpoint import checkpoints, load_latest, write_tensors
 from constrained_rl.config import RunConfig
 from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError, NonFiniteError
-from constrained_rl.logging import JsonlLogger, keep_iterations, read_metrics
-from constrained_rl.presets import preset
+from constrained_rl.logging import JsonlLogger, RichLogger, keep_iterations, read_metrics
+from constrained_rl.presets import defaults
 from constrained_rl.settings import merge, validate
 from tests.constrained_rl.helpers import CARTPOLE, DETOUR, PENDULUM
 
@@ -35,7 +35,7 @@ def config_of(env_id=DETOUR, iterations=ITERATIONS, name="pid_lagrangian", **set
         "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2},
         "checkpoint": {"every": 2},
     }
-    return validate(RunConfig, merge(merge(preset(name), tree), settings), "test")
+    return validate(RunConfig, merge(merge(defaults(name, None), tree), settings), "test")
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_total_steps_are_rounded_up_to_whole_iterations(tmp_path):
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
 @pytest.mark.parametrize("iteration", [1, 4, 5])
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
-    uninterrupted, die_at, tmp_path, env_id, iteration
+    uninterrupted, die_at, monkeypatch, tmp_path, env_id, iteration
 ):
     # Killed before the first checkpoint, before the second was written, and after it.
     folder = tmp_path / "run"
@@ -141,7 +141,10 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(
     with pytest.raises(KeyboardInterrupt):
         run.start(config_of(env_id), folder)
     assert not (folder / "policy.safetensors").exists()
+    logged = []
+    monkeypatch.setattr(RichLogger, "log", lambda _, step, metrics: logged.append(step))
     assert run.resume(folder)
+    assert logged[0] == {1: 1, 4: 3, 5: 5}[iteration]  # what no checkpoint covers is run again
     assert policy_bytes(folder) == policy_bytes(uninterrupted(env_id))
     assert rows_without_times(folder) == rows_without_times(uninterrupted(env_id))
 

@@ -4,13 +4,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from constrained_rl.config import GradientConfig, PIDConfig, PPOConfig, RunConfig, WindowConfig
+from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError
-from constrained_rl.presets import PRESETS, SUMMARIES, preset
-from constrained_rl.settings import merge, parse_override, read_toml, resolve, to_toml
+from constrained_rl.presets import PRESETS, SUMMARIES, defaults
+from constrained_rl.settings import merge, parse_override, read_layers, read_toml, to_toml, validate
 
 
 def run_config(*overrides, name="pid_lagrangian", file=None):
-    return resolve(RunConfig, preset(name), file, overrides)
+    tree, source = read_layers(file, overrides)
+    return validate(RunConfig, merge(defaults(name, None), tree), source)
 
 
 def problems(*overrides, **where):
@@ -120,7 +122,7 @@ def test_the_file_is_named_in_its_errors(tmp_path):
 
 def test_an_unknown_preset_lists_those_there_are():
     with pytest.raises(InputError, match="ppo_lagrangian, pid_lagrangian"):
-        preset("ppolag")
+        defaults("ppolag", None)
 
 
 # tagged unions
@@ -202,6 +204,14 @@ def test_any_config_survives_toml(tmp_path_factory, limit, clip, hidden, kind, e
     file = tmp_path_factory.mktemp("toml") / "c.toml"
     file.write_text(to_toml(config), encoding="utf-8", newline="")
     assert RunConfig.model_validate(read_toml(file)) == config
+
+
+@pytest.mark.parametrize("env_id", BUILT_IN)
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_of_built_in_environments_are_valid_and_named(name, env_id):
+    config = validate(RunConfig, defaults(name, env_id), "built in")
+    assert (config.preset, config.env.id) == (name, env_id)
+    assert config.constrained == (name != "ppo")
 
 
 def test_configs_are_frozen():
