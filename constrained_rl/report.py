@@ -88,11 +88,10 @@ def final_table(rows: Sequence[Metrics], costs: Sequence[CostCurve]) -> Table:
         values = [row[cost.key] for row in last if cost.key in row]
         lam = mean_text(last, f"lambda/{cost.name}")
         limit = "" if cost.limit is None else f"≤ {cost.limit:g}"
-        lines.append(
-            [f"cost: {cost.name}", mean_text(last, cost.key), limit, kept(values, cost), lam]
-        )
+        mean, state = mean_text(last, cost.key), kept(values, cost)
+        lines.append([f"cost: {cost.name}", mean, limit, state, lam])
     return Table(
-        ["", "mean ± 95% interval", "limit", "on average", "λ"],
+        ["", "mean ± 95% interval", "limit", "", "λ"],
         lines,
         f"Means over the last {len(last)} iterations, with Student's t interval over iterations.",
     )

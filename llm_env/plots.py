@@ -206,7 +206,9 @@ def plot_training(
     return figure
 
 
-def plot_overoptimization(results: Results, flagged: Sequence[MethodResult]) -> Figure:
+def plot_overoptimization(
+    results: Results, hacked: Sequence[MethodResult], missed: Sequence[MethodResult]
+) -> Figure:
     """Model against gold, one point per method: reward and helpfulness, and both unsafe shares."""
     with style():
         figure, (helped, harmed) = grid(1, 2, (5.4, 4.0))
@@ -223,24 +225,15 @@ def plot_overoptimization(results: Results, flagged: Sequence[MethodResult]) -> 
         share_axis(harmed, "x")
         share_axis(harmed, "y")
         label_weights(harmed, results, "model_unsafe", "unsafe")
-        circle(helped, flagged, "reward", "helpfulness")
-        circle(harmed, flagged, "model_unsafe", "unsafe")
-        handles, names = harmed.get_legend_handles_labels()
-        last = [i for i, name in enumerate(names) if name.startswith("flagged")]
-        order = [i for i in range(len(names)) if i not in last] + last
-        figure.legend(
-            [handles[i] for i in order],
-            [names[i] for i in order],
-            loc="outside lower center",
-            ncols=2,
-            markerscale=0.8,
-        )
+        circle(helped, hacked, "reward", "helpfulness")
+        circle(harmed, missed, "model_unsafe", "unsafe")
+        figure.legend(*harmed.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 def circle(ax: Axes, methods: Sequence[MethodResult], x: str, y: str) -> None:
     """Ring around flagged methods."""
-    for k, method in enumerate(methods):
+    for method in methods:
         summary = method.sampled.overall
         ax.plot(
             summary.interval(x).value,
@@ -249,5 +242,4 @@ def circle(ax: Axes, methods: Sequence[MethodResult], x: str, y: str) -> None:
             markersize=16,
             markerfacecolor="none",
             markeredgecolor=VERMILLION,
-            label="flagged: model and gold part" if k == 0 else "",
         )

@@ -34,7 +34,7 @@ from llm_env.plots_planes import plot_planes
 from llm_env.report_tables import all_numbers, main_table, sample_folds, score_table
 from llm_env.results import read_comparison, summarize
 from llm_env.summaries import Results
-from llm_env.verdict import is_flagged, verdict
+from llm_env.verdict import misses_harm, reward_hacked, verdict
 
 
 @dataclass(frozen=True)
@@ -189,13 +189,15 @@ def score_section(found: Comparison) -> Section:
 
 def overoptimization_section(found: Comparison) -> Section:
     """Model scores against gold over methods."""
-    flagged = [m for m in found.results.methods[1:] if is_flagged(m, found.results.start)]
+    start, *others = found.results.methods
+    hacked = [m for m in others if reward_hacked(m, start)]
+    missed = [m for m in others if misses_harm(m)]
     caption = (
         "Left: methods that lie low on the right have a high model reward and little gold "
         "helpfulness. Right: above the dotted diagonal gold finds more unsafe responses than the "
-        "cost model. Ringed methods are those where model and gold part beyond their intervals."
+        "cost model. Rings mark methods for which that holds beyond the 95% intervals."
     )
-    shown = picture(plot_overoptimization(found.results, flagged), caption, wide=True)
+    shown = picture(plot_overoptimization(found.results, hacked, missed), caption, wide=True)
     return Section("Over-optimization", [shown])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -56,7 +57,7 @@ def main_table(results: Results) -> Table:
         "t; the gain is paired by prompt), which say nothing about other training seeds."
     )
     families = [method.family for method in results.methods]
-    pairs = enumerate(zip(families, families[1:], strict=False))
+    pairs = enumerate(pairwise(families))
     rules = frozenset(k for k, (family, following) in pairs if family != following)
     return Table(["method", *COLUMNS], rows, caption, rules=rules)
 

@@ -165,7 +165,7 @@ def describe_refusals(results: Results) -> str:
     return f"Refuses benign prompts more often than SFT ({start.refusal.value:.0%}): {names}."
 
 
-def overoptimized(method: MethodResult) -> bool:
+def misses_harm(method: MethodResult) -> bool:
     """Gold finds more unsafe responses than the cost model, beyond both intervals."""
     summary = method.sampled.overall
     return summary.unsafe.low > summary.model_unsafe.high
@@ -177,14 +177,9 @@ def reward_hacked(method: MethodResult, start: MethodResult) -> bool:
     return risen and gain_sign(method) == -1
 
 
-def is_flagged(method: MethodResult, start: MethodResult) -> bool:
-    """Model and gold part in either way."""
-    return overoptimized(method) or reward_hacked(method, start)
-
-
 def describe_overoptimization(results: Results) -> str:
     """Where model scores and gold part."""
-    missed = [m for m in results.methods[1:] if overoptimized(m)]
+    missed = [m for m in results.methods[1:] if misses_harm(m)]
     hacked = [m for m in results.methods[1:] if reward_hacked(m, results.start)]
     parts = []
     if missed:
