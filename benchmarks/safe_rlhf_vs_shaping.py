@@ -2,9 +2,9 @@
 
     python benchmarks/safe_rlhf_vs_shaping.py --seeds 100,101,102,103,104
 
-Every seed has its own SFT model, annotators, score models and RL runs, all with the library's default
-settings (tuned on seeds 0–3), evaluated on 1 000 prompts at temperature 1. Prints a table and writes
-results/safe_rlhf_vs_shaping.json. A seed's folder under --work continues if it was interrupted.
+Every seed has its own SFT model, annotators, score models and RL runs, all with the library's
+default settings (tuned on seeds 0–3), evaluated on 1 000 prompts at temperature 1. Prints a table
+and writes results/safe_rlhf_vs_shaping.json. An interrupted seed's folder under --work continues.
 """
 
 from __future__ import annotations

@@ -18,147 +18,19 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
+from constrained_rl.assembly import assemble, build_constraints, choose_device
 from constrained_rl.checkpoint import load_state, save_state
 from constrained_rl.cmdp import cost_names, make_vec, require_next_step
 from constrained_rl.collectors import VectorCollector, probe_channels
-from constrained_rl.config import (
-    EMAConfig,
-    EstimatorConfig,
-    FixedConfig,
-    GradientConfig,
-    MeanConfig,
-    MultiplierConfig,
-    PIDConfig,
-    PPOConfig,
-    RunConfig,
-    WindowConfig,
-)
-from constrained_rl.constraints import EMA, Constraint, Constraints, Estimator, Mean, Window
-from constrained_rl.envs import BUILT_IN
-from constrained_rl.errors import InputError
-from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
-from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier
+from constrained_rl.config import RunConfig
 from constrained_rl.networks import MLPPolicy, StackedCritic
-from constrained_rl.ppo import Parts, stream_names, train
+from constrained_rl.ppo import stream_names, train
 from constrained_rl.presets import defaults
-from constrained_rl.protocols import Collector, Critic, Metrics, Policy
+from constrained_rl.protocols import Metrics
 from constrained_rl.settings import merge, validate
 
 VectorEnvironment = VectorEnv[Any, Any, Any]
 Environment = str | VectorEnvironment | Callable[[], gymnasium.Env[Any, Any]]
-
-
-def choose_device(name: str) -> torch.device:
-    """Resolve the one device setting; `InputError` for cuda without a GPU."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is 'cuda', but torch sees no GPU; use device=cpu or device=auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def build_estimator(config: EstimatorConfig) -> Estimator:
-    """Build the estimator that the config's tag names."""
-    match config:
-        case MeanConfig():
-            return Mean()
-        case WindowConfig():
-            return Window(config.size)
-        case EMAConfig():
-            return EMA(config.decay)
-
-
-def build_multiplier(config: MultiplierConfig, count: int) -> Multiplier:
-    """Build the controller of `count` multipliers that the config's tag names."""
-    match config:
-        case FixedConfig():
-            return Fixed(static_weights(config, count))
-        case GradientConfig():
-            return Gradient(count, **config.model_dump(exclude={"kind"}))
-        case PIDConfig():
-            return PID(count, **config.model_dump(exclude={"kind"}))
-
-
-def static_weights(config: FixedConfig, count: int) -> list[float]:
-    """One ν per constraint."""
-    weight = config.weight
-    weights = list(weight) if isinstance(weight, tuple) else [weight] * count
-    if len(weights) != count:
-        raise InputError(
-            f"multiplier.weight has {len(weights)} entries for {count} constraint(s); "
-            "give one number, or one per constraint"
-        )
-    return weights
-
-
-def assemble(
-    collector: Collector,
-    policy: Policy,
-    critic: Critic,
-    constraints: Constraints,
-    multiplier: MultiplierConfig,
-    config: PPOConfig,
-    seed: int,
-) -> Parts:
-    """Put the loop's parts together; learners are made here, for control and for language."""
-    assert isinstance(policy, torch.nn.Module)
-    assert isinstance(critic, torch.nn.Module)
-    controller = build_multiplier(multiplier, len(constraints))
-    if config.streams == "single" and not isinstance(controller, Fixed):
-        raise InputError(
-            "ppo.streams='single' is the shaped stream R − νC and needs fixed weights; set "
-            "multiplier.kind='fixed', or ppo.streams='separate' for a dynamic λ"
-        )
-    objective = PolicyObjective(policy, config.clip, config.entropy)
-    names = stream_names(constraints, config)
-    common = (config.betas, config.max_grad_norm, config.micro_batch)
-    return Parts(
-        collector=collector,
-        policy=policy,
-        critic=critic,
-        policy_learner=Learner(policy, objective, config.learning_rate, *common),
-        policy_objective=objective,
-        critic_learner=Learner(
-            critic,
-            ValueObjective(critic, names, config.value_clip),
-            config.critic_learning_rate or config.learning_rate,
-            *common,
-        ),
-        constraints=constraints,
-        multiplier=controller,
-        config=config,
-        generator=torch.Generator().manual_seed(seed),
-        shaping=(
-            controller.lam if config.streams == "single" and isinstance(controller, Fixed) else None
-        ),
-    )
-
-
-def build_constraints(
-    config: RunConfig, channels: int, names: tuple[str, ...] | None
-) -> Constraints:
-    """One constraint per cost channel, with the run's limits or the built-in environment's."""
-    if not config.constrained:
-        return Constraints((), ())
-    limit = config.limit
-    if limit is None:
-        if config.env.id not in BUILT_IN:
-            raise InputError(
-                f"no limit given and environment '{config.env.id}' has no default; "
-                "set limit=…, the upper bound on the expected episode cost"
-            )
-        limit = BUILT_IN[config.env.id].limit
-    limits = list(limit) if isinstance(limit, tuple) else [limit] * channels
-    if len(limits) != channels:
-        raise InputError(
-            f"limit has {len(limits)} entries, but the environment reports {channels} cost(s); "
-            "give one number for all, or one per cost"
-        )
-    labels = names or tuple(f"{k}" for k in range(channels))
-    return Constraints(
-        [Constraint(labels[k], limits[k], k, config.constraint.transform) for k in range(channels)],
-        [build_estimator(config.constraint.estimator) for _ in range(channels)],
-    )
 
 
 def make_environments(env: Environment, config: RunConfig) -> VectorEnvironment:
@@ -198,7 +70,8 @@ class Agent:
         torch.set_num_threads(config.threads)
         device = choose_device(config.device)
         channels = probe_channels(self.envs, config.seed, required=config.constrained)
-        constraints = build_constraints(config, channels, cost_names(self.envs))
+        names = cost_names(self.envs) or tuple(str(k) for k in range(channels))
+        constraints = build_constraints(config, names)
         spaces = (self.envs.single_observation_space, self.envs.single_action_space)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -206,7 +79,7 @@ class Agent:
             streams = len(stream_names(constraints, config.ppo))
             critic = StackedCritic(spaces[0], streams, config.network).to(device)
         collector = VectorCollector(
-            self.envs, self.policy, config.ppo.horizon, channels, config.seed, device
+            self.envs, self.policy, config.ppo.horizon, names[:channels], config.seed, device
         )
         self.parts = assemble(
             collector, self.policy, critic, constraints, config.multiplier, config.ppo, config.seed

@@ -41,7 +41,7 @@ class VectorCollector:
         envs: VectorEnv[Any, Any, Any],
         policy: ActingPolicy,
         horizon: int,
-        channels: int,
+        cost_names: tuple[str, ...],
         seed: int,
         device: torch.device,
     ) -> None:
@@ -51,7 +51,8 @@ class VectorCollector:
                 "could fill a window of one, which then holds no decision"
             )
         self._envs, self._policy = envs, policy
-        self._horizon, self._channels, self._device = horizon, channels, device
+        self._horizon, self._channels, self._device = horizon, len(cost_names), device
+        self.cost_names = cost_names
         self._generator = torch.Generator(device).manual_seed(seed)
         self._restart(seed)
 

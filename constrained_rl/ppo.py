@@ -104,7 +104,7 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
         yield {
             "iteration": parts.iteration,
             "decisions": parts.decisions,
-            **episode_metrics(rollout.episodes),
+            **episode_metrics(rollout.episodes, parts.collector.cost_names),
             **signal_metrics(signal, parts.constraints),
             **{
                 f"lambda/{c.name}": float(x)
@@ -254,7 +254,7 @@ def set_schedules(parts: Parts, progress: float) -> None:
     )
 
 
-def episode_metrics(episodes: Episodes) -> Metrics:
+def episode_metrics(episodes: Episodes, names: tuple[str, ...]) -> Metrics:
     """Return, cost and length of the episodes that finished; nothing when none did."""
     if len(episodes) == 0:
         return {"episodes": 0.0}
@@ -262,7 +262,7 @@ def episode_metrics(episodes: Episodes) -> Metrics:
     return {
         "episodes": float(len(episodes)),
         "return/mean": float(episodes.return_.double().mean()),
-        **{f"cost/{k}": value for k, value in enumerate(cost)},
+        **{f"cost/{name}": value for name, value in zip(names, cost, strict=True)},
         "episode/length": float(episodes.length.double().mean()),
     }
 

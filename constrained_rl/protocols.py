@@ -48,6 +48,10 @@ class Stateful(Protocol):
 class Collector(Stateful, Protocol):
     """The only environment-specific line of the loop."""
 
+    @property
+    def cost_names(self) -> tuple[str, ...]:
+        """Names of the K cost channels."""
+
     def collect(self) -> Rollout:
         """Act with the current policy for one iteration."""
 

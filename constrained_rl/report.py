@@ -57,18 +57,18 @@ def nothing_yet() -> Text:
 
 def cost_curves(config: RunConfig, rows: Sequence[Metrics]) -> list[CostCurve]:
     """The constrained quantities with their limits; raw costs without one when unconstrained."""
-    present = {key for row in rows for key in row}
     names = [key.removeprefix("lambda/") for key in rows[-1] if key.startswith("lambda/")]
     if not names:
-        found = sorted(key for key in present if key.startswith("cost/"))
+        found = sorted({key for row in rows for key in row if key.startswith("cost/")})
         return [CostCurve(key.removeprefix("cost/"), key, None) for key in found]
     limit = config.limit
     if limit is None and config.env.id in BUILT_IN:
         limit = BUILT_IN[config.env.id].limit
     limits = limit if isinstance(limit, tuple) else (limit,) * len(names)
-    estimates = {f"estimate/{name}" for name in names}
-    keys = [f"estimate/{n}" if estimates <= present else f"cost/{k}" for k, n in enumerate(names)]
-    return [CostCurve(*entry) for entry in zip(names, keys, limits, strict=True)]
+    return [
+        CostCurve(name, f"estimate/{name}", limit)
+        for name, limit in zip(names, limits, strict=True)
+    ]
 
 
 def first_screen(rows: Sequence[Metrics], costs: Sequence[CostCurve]) -> list[Block]:

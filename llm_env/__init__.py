@@ -1,0 +1,1 @@
+"""Language models as policies: token generation, score models, and Safe RLHF on the core's loop."""

@@ -67,7 +67,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="folder of the comparison; must be new")] = None,
     quick: Annotated[bool, typer.Option("--quick", help=QUICK_HELP)] = False,
 ) -> None:
-    """Safe RLHF against static reward shaping on the embedded world, from scratch, with a report."""
+    """Safe RLHF against static reward shaping: everything from scratch, with a report."""
     require_llm()
     from constrained_rl.run import default_folder
     from constrained_rl.settings import merge, read_layers, validate

@@ -72,14 +72,15 @@ class TokenCollector:
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[str],
         reward: Score,
-        costs: Sequence[Score],
+        costs: Mapping[str, Score],
         batch: int,
         max_new_tokens: int,
         seed: int,
     ) -> None:
         check_tokenizer(tokenizer)
         self._policy, self._tokenizer, self._prompts = policy, tokenizer, list(prompts)
-        self._reward, self._costs = reward, tuple(costs)
+        self._reward, self._costs = reward, tuple(costs.values())
+        self.cost_names = tuple(costs)
         self._batch, self._max_new_tokens = batch, max_new_tokens
         room = prompt_room(policy.model.config, max_new_tokens)
         self._ids, self._attention = encode_prompts(tokenizer, self._prompts, room)

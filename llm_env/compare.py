@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
 from constrained_rl.config import ConstraintConfig, FixedConfig, GradientConfig
-from constrained_rl.agent import choose_device
 from constrained_rl.provenance import write_provenance
 from constrained_rl.run import new_folder
 from constrained_rl.settings import read_toml, to_toml, validate
@@ -36,14 +37,14 @@ class Method:
 def methods(config: CompareConfig) -> list[Method]:
     """SFT, four dynamic methods and every static weight, all from the same recommended settings."""
     recommended = config.align
-    published = {
+    published: dict[str, Any] = {
         "constraint": ConstraintConfig(transform="identity"),
         "limit": config.published_limit,
     }
     lagrangian = GradientConfig(learning_rate=0.3, initial=1.0)
-    bound = f"E[C] ≤ {config.published_limit:g}"
+    bound = f"E[C] ≤ {config.published_limit:g}".replace("-", "−")
     share = f"P(C > 0) ≤ {recommended.limit:g}"
-    dynamic = [
+    dynamic: list[tuple[str, str, dict[str, Any]]] = [
         ("pid-share", f"PID-Lagrangian, {share}", {}),
         ("ppo-share", f"PPO-Lagrangian, {share}", {"multiplier": lagrangian}),
         ("pid-mean", f"PID-Lagrangian, {bound}", published | {"multiplier": config.mean_pid}),
@@ -107,8 +108,10 @@ def run_task(folder: str, name: str) -> str:
         case ["runs", run]:
             method = next(m for m in methods(space.config) if m.name == run)
             stages.run_method(space, run, method.align)
-        case [kind]:
-            stages.run_score_model(space, kind.removesuffix("_model"))
+        case ["reward_model"]:
+            stages.run_score_model(space, "reward")
+        case ["cost_model"]:
+            stages.run_score_model(space, "cost")
     return name
 
 

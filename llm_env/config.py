@@ -58,9 +58,7 @@ class AlignConfig(Section):
     """upper bound on E[transform(C)], one for all costs or one each; the identity's is −d"""
     constraint: ConstraintConfig = ConstraintConfig(transform="indicator")
     """what is bounded"""
-    multiplier: MultiplierConfig = PIDConfig(
-        kp=1.0, ki=0.3, proportional_ema=0.8, initial=1.0
-    )
+    multiplier: MultiplierConfig = PIDConfig(kp=1.0, ki=0.3, proportional_ema=0.8, initial=1.0)
     """what moves λ"""
     ppo: TokenPPOConfig = TokenPPOConfig()
     """the update"""
@@ -128,7 +126,5 @@ QUICK = {
 }
 """What `--quick` changes."""
 
-PUBLISHED = GradientConfig(
-    learning_rate=0.1, initial=1.0, parameterization="log", maximum=10.0
-)
+PUBLISHED = GradientConfig(learning_rate=0.1, initial=1.0, parameterization="log", maximum=10.0)
 """The published multiplier: ln λ += η λ (J_C − limit), with the maximum its users added."""

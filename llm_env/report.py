@@ -107,7 +107,7 @@ def training_section(found: Comparison) -> Section:
         rows = read_metrics(found.folder / "runs" / method.name / "metrics.jsonl")
         if method.family == "dynamic" and method.align is not None and rows:
             runs[method.name] = list(rows)
-            curves[method.name] = constrained_curve(method.align, rows)
+            curves[method.name] = constrained_curve(method.align)
     if not runs:
         return Section("λ and cost over training", [Text(["No dynamic method has finished."])])
     caption = (
@@ -118,15 +118,11 @@ def training_section(found: Comparison) -> Section:
     return Section("λ and cost over training", [shown])
 
 
-def constrained_curve(align: AlignConfig, rows: Sequence[Metrics]) -> CostCurve:
-    """What a run's λ answers to; the raw cost without a limit where the estimate was not logged."""
+def constrained_curve(align: AlignConfig) -> CostCurve:
+    """What a run's λ answers to."""
     limit = align.limit[0] if isinstance(align.limit, tuple) else align.limit
     names = {"identity": "E[C]", "probability": "E[σ(C)]", "indicator": "P(C > 0)"}
-    name = names[align.constraint.transform]
-    if "estimate/cost" in rows[-1]:
-        return CostCurve(name, "estimate/cost", limit)
-    same = align.constraint.transform == "identity"
-    return CostCurve("E[C]", "cost/0", limit if same else None)
+    return CostCurve(names[align.constraint.transform], "estimate/cost", limit)
 
 
 def plane_section(found: Comparison) -> Section:

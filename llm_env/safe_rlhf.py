@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from constrained_rl.agent import assemble, build_estimator
+from constrained_rl.assembly import assemble, build_estimator
 from constrained_rl.constraints import Constraint, Constraints
 from constrained_rl.errors import InputError
 from constrained_rl.ppo import Parts, stream_names, train
@@ -187,14 +187,12 @@ def alignment(
         tokenizer,
         prompts,
         reward,
-        tuple(costs.values()),
+        costs,
         config.prompts,
         config.max_new_tokens,
         seed,
     )
-    parts = assemble(
-        collector, policy, critic, constraints, config.multiplier, config.ppo, seed
-    )
+    parts = assemble(collector, policy, critic, constraints, config.multiplier, config.ppo, seed)
     if config.ppo.kl_coefficient > 0:
         parts.reference = lambda obs, _: response_logp(model, obs)
     return parts

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from constrained_rl.config import Count, NonNegative, Positive
 from constrained_rl.errors import InputError
 from llm_env.policy import context_length
 from llm_env.preference_losses import (
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 class ScoreConfig(FitConfig):
     """Settings of reward- and cost-model training."""
 
-    epochs: int = Field(1, ge=1)
+    epochs: Count = 1
     """passes over the pairs"""
-    learning_rate: float = Field(3e-3, gt=0, allow_inf_nan=False)
+    learning_rate: Positive = 3e-3
     """peak step size of AdamW; 2e-5 for pretrained models of billions of parameters"""
-    regularization: float = Field(0.0, ge=0)
+    regularization: NonNegative = 0.0
     """μ, weight of the mean squared score"""
     ranking: bool = True
     """cost model: keep the term that orders the two responses"""

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from constrained_rl.config import Count, Positive
 from llm_env.policy import context_length, response_logp
 from llm_env.supervised import FitConfig, Progress, fit
 from llm_env.tokens import TokenRows, check_tokenizer, encode_pairs, pair_rows
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class SFTConfig(FitConfig):
     """Settings of supervised fine-tuning."""
 
-    epochs: int = Field(2, ge=1)
+    epochs: Count = 2
     """passes over the demonstrations"""
-    learning_rate: float = Field(5e-3, gt=0, allow_inf_nan=False)
+    learning_rate: Positive = 5e-3
     """peak step size of AdamW; 2e-5 for pretrained models of billions of parameters"""
 
 

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from constrained_rl.agent import choose_device
+from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
 from constrained_rl.config import CheckpointConfig
 from constrained_rl.run import drive
@@ -166,9 +166,8 @@ def run_preferences(space: Workspace) -> None:
         write_text(work / "agreement.json", json.dumps(shares))
 
 
-def run_score_model(space: Workspace, kind: str) -> None:
+def run_score_model(space: Workspace, kind: Literal["reward", "cost"]) -> None:
     """Fit the reward or the cost model and measure it on held-out labels and on gold."""
-    assert kind in ("reward", "cost")
     tokenizer, sft = space.tokenizer(), space.causal_lm("sft")
     rows = read_preferences(space.folder / "preferences/train.jsonl")
     held_out = read_preferences(space.folder / "preferences/held_out.jsonl")

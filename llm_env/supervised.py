@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from constrained_rl.config import Section
+from constrained_rl.config import Count, NonNegative, Positive, Section, Share
 from constrained_rl.errors import InputError, require_finite
 
 Progress: TypeAlias = Callable[[int, int, float], None]  # (step, steps, loss)
@@ -25,19 +24,19 @@ BUCKET_BATCHES = 32  # batches that are sorted by length together
 class FitConfig(Section):
     """Settings of a supervised fit."""
 
-    epochs: int = Field(2, ge=1)
+    epochs: Count = 2
     """passes over the data"""
-    batch_size: int = Field(16, ge=1)
+    batch_size: Count = 16
     """examples per step; small batches with large steps win at small budgets"""
-    learning_rate: float = Field(5e-3, gt=0, allow_inf_nan=False)
+    learning_rate: Positive = 5e-3
     """peak step size of AdamW; 2e-5 for pretrained models of billions of parameters"""
-    warmup: float = Field(0.03, ge=0, lt=1)
+    warmup: Share = 0.03
     """share of the steps over which the learning rate rises from 0"""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: NonNegative = 0.0
     """decoupled weight decay of AdamW"""
-    max_gradient_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
+    max_gradient_norm: Positive = 1.0
     """gradients longer than this are shortened to it"""
-    max_tokens: int | None = Field(None, ge=2)
+    max_tokens: Count | None = None
     """longest prompt and response accepted, in tokens; None: the model's context"""
 
 

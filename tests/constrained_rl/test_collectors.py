@@ -26,7 +26,9 @@ class Zeros:
 
 
 def collector_of(envs, horizon, channels, policy=None):
-    return VectorCollector(envs, policy or Zeros(), horizon, channels, 0, torch.device("cpu"))
+    return VectorCollector(
+        envs, policy or Zeros(), horizon, tuple(map(str, range(channels))), 0, torch.device("cpu")
+    )
 
 
 def two_environments():
@@ -142,7 +144,7 @@ def real_collector(env_id, seed=0):
     torch.manual_seed(0)
     spaces = envs.single_observation_space, envs.single_action_space
     policy = MLPPolicy(*spaces, NetworkConfig(hidden=(4,)))
-    return VectorCollector(envs, policy, 7, 1, seed, torch.device("cpu"))
+    return VectorCollector(envs, policy, 7, ("cost",), seed, torch.device("cpu"))
 
 
 def rollouts_equal(a, b):

@@ -29,7 +29,7 @@ def rows(n, **extra):
             "iteration": i + 1,
             "decisions": 2048 * (i + 1),
             "return/mean": float(i),
-            "cost/0": 6.0 - i,
+            "cost/risk": 6.0 - i,
             "estimate/risk": 6.0 - i,
             "lambda/risk": 0.5,
             "entropy": 0.6,
@@ -77,7 +77,7 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
 
 def test_an_iteration_without_finished_episodes_is_a_gap(tmp_path):
     metrics = rows(4)
-    del metrics[1]["return/mean"], metrics[1]["cost/0"], metrics[1]["estimate/risk"]
+    del metrics[1]["return/mean"], metrics[1]["cost/risk"], metrics[1]["estimate/risk"]
     assert "<svg" in write_report(run_folder(tmp_path, metrics)).read_text(encoding="utf-8")
 
 
@@ -93,9 +93,10 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
 
 
 def test_an_unconstrained_run_shows_its_costs_without_a_limit(tmp_path):
-    plain = [{k: v for k, v in row.items() if "risk" not in k} for row in rows(3)]
+    unconstrained = ("lambda/risk", "estimate/risk")
+    plain = [{k: v for k, v in row.items() if k not in unconstrained} for row in rows(3)]
     config = RunConfig(preset="ppo", constrained=False)
-    assert cost_curves(config, plain) == [CostCurve("0", "cost/0", None)]
+    assert cost_curves(config, plain) == [CostCurve("risk", "cost/risk", None)]
     html = write_report(run_folder(tmp_path, plain, preset="ppo", constrained=False)).read_text()
     assert "Multiplier" not in html
 

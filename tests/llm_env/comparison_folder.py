@@ -60,7 +60,7 @@ def metrics(name, iterations=3):
         {
             "iteration": i + 1,
             "decisions": 100 * (i + 1),
-            "cost/0": -1.0,
+            "cost/cost": -1.0,
             "estimate/cost": 0.2 / (i + 1),
             "lambda/cost": lam,
             "kl/reference": 0.5 * i,
