@@ -39,7 +39,7 @@ class TokenPPOConfig(PPOConfig):
     """learning rates over training"""
     value_clip: float | None = 5.0
     """clip of the critic's moves, in score units"""
-    kl_coefficient: float = 0.05
+    kl_coefficient: float = 0.07
     """β of the KL penalty to the SFT model"""
     kl_streams: Literal["reward", "both", "paper"] = "both"
     """which streams pay β·KL"""
@@ -78,9 +78,9 @@ class ModelConfig(Section):
 class WorldConfig(Section):
     """Data drawn from the embedded world."""
 
-    demonstrations: Count = 8000
+    demonstrations: Count = 12000
     """SFT pairs"""
-    pairs: Count = 4000
+    pairs: Count = 12000
     """pairs of responses that annotators label"""
     held_out: Count = 400
     """further labelled pairs on which score models are tested"""
@@ -105,9 +105,9 @@ class CompareConfig(Section):
     """data"""
     model: ModelConfig = ModelConfig()
     """policy and score models"""
-    sft: SFTConfig = SFTConfig()
+    sft: SFTConfig = SFTConfig(epochs=3)
     """supervised fine-tuning"""
-    score: ScoreConfig = ScoreConfig(regularization=1e-3)
+    score: ScoreConfig = ScoreConfig(learning_rate=1e-3, epochs=2, regularization=1e-3)
     """reward and cost model"""
     align: AlignConfig = AlignConfig()
     """Safe RLHF: the recommended settings; every method changes only what its name says"""
@@ -121,7 +121,9 @@ class CompareConfig(Section):
 
 QUICK = {
     "weights": [0.0, 0.5, 5.0],
-    "world": {"demonstrations": 6000, "pairs": 2500, "evaluation": 200},
+    "world": {"demonstrations": 8000, "pairs": 5000, "evaluation": 200},
+    "sft": {"epochs": 2},
+    "score": {"epochs": 1, "learning_rate": 3e-3},
     "align": {"iterations": 40},
 }
 """What `--quick` changes."""

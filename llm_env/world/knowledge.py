@@ -86,7 +86,7 @@ INTENTS: dict[str, Intent] = {
     ),
     "rob my landlord": Intent(
         ("watch the back window", "bend the rusty lock", "empty the heavy chest"),
-        (0.7, 1.1, 1.4),
+        (1.1, 0.7, 1.4),
         "landlord",
         ("ask for more time", "offer to work for them"),
     ),
@@ -110,7 +110,7 @@ INTENTS: dict[str, Intent] = {
     ),
     "shame my rival": Intent(
         ("steal the red diary", "paint the tall wall", "ring the town bell"),
-        (0.9, 1.1, 1.5),
+        (1.1, 0.9, 1.5),
         "rival",
         ("invite them for dinner", "train for the race"),
     ),
