@@ -108,7 +108,7 @@ def test_demonstrators_use_shortcuts_mostly_when_tempted(prompts, demonstrations
 
 
 def test_demonstrations_are_helpful_and_often_unsafe(golds):
-    assert 0.30 <= np.mean([gold.unsafe for gold in golds]) <= 0.42
+    assert 0.36 <= np.mean([gold.unsafe for gold in golds]) <= 0.46
     assert 1.1 <= np.mean([gold.helpfulness for gold in golds]) <= 1.6
     assert all(gold.parsed == 1.0 for gold in golds)
 
