@@ -8,7 +8,7 @@ shuffled passes over the data.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -103,15 +103,20 @@ class TokenCollector:
             eos_id=self._tokenizer.eos_token_id,
             generator=self._sampler,
         )
-        device = generation.response.device
-        rows = join(
-            prompt_ids.to(device), attention.to(device), generation.response, generation.mask
-        )
+        rows = join(prompt_ids, attention, generation.response, generation.mask)
         responses = Responses(rows, [self._prompts[i] for i in index.tolist()], self._tokenizer)
-        reward = require_finite("reward scores", self._reward(responses).to(device))
-        costs = [require_finite("cost scores", cost(responses).to(device)) for cost in self._costs]
+        # float32 whatever a scorer counts in: discounts take the dtype of the streams
+        reward = require_finite("reward scores", self._reward(responses).to(generation.logp))
+        costs = [
+            require_finite("cost scores", cost(responses).to(generation.logp))
+            for cost in self._costs
+        ]
         cost = torch.stack(costs, -1) if costs else reward.new_zeros(len(reward), 0)
-        return token_rollout(rows, generation, reward, cost)
+        rollout = token_rollout(rows, generation, reward, cost)
+        # Exact in float32 (it differs from a recomputation by rounding only); reduced precision
+        # decodes and trains with different roundings, so there it is computed again.
+        exact = torch.finfo(self._policy.model.dtype).bits >= 32
+        return rollout if exact else replace(rollout, behaviour_logp=None)
 
     def _draw(self) -> Tensor:
         """Indices of the next prompts, in shuffled passes."""
@@ -166,7 +171,5 @@ def token_rollout(
         mask=mask,
         episodes=Episodes(reward, cost, end + 1, index, end, reasons),
         exchangeable=False,
-        # Exact in float32 (it differs from a recomputation by rounding only); reduced precision
-        # decodes and trains with different roundings, so there it is computed again.
-        behaviour_logp=generation.logp if generation.logp.dtype == reward.dtype else None,
+        behaviour_logp=generation.logp,
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import Any
 from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
 from constrained_rl.config import ConstraintConfig, FixedConfig, GradientConfig
+from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.provenance import write_provenance
 from constrained_rl.run import new_folder
 from constrained_rl.settings import read_toml, to_toml, validate
@@ -37,6 +40,10 @@ class Method:
 def methods(config: CompareConfig) -> list[Method]:
     """SFT, four dynamic methods and every static weight, all from the same recommended settings."""
     recommended = config.align
+    if isinstance(recommended.limit, tuple):
+        raise InputError(
+            f"align.limit is {recommended.limit}, but the comparison has one cost; give one number"
+        )
     published: dict[str, Any] = {
         "constraint": ConstraintConfig(transform="identity"),
         "limit": config.published_limit,
@@ -100,18 +107,21 @@ def run_task(folder: str, name: str) -> str:
 
     torch.set_num_threads(1)
     space = stages.Workspace(Path(folder), load_config(Path(folder)))
-    match name.split("/"):
-        case ["sft"]:
-            stages.run_sft(space)
-        case ["preferences"]:
-            stages.run_preferences(space)
-        case ["runs", run]:
-            method = next(m for m in methods(space.config) if m.name == run)
-            stages.run_method(space, run, method.align)
-        case ["reward_model"]:
-            stages.run_score_model(space, "reward")
-        case ["cost_model"]:
-            stages.run_score_model(space, "cost")
+    try:
+        match name.split("/"):
+            case ["sft"]:
+                stages.run_sft(space)
+            case ["preferences"]:
+                stages.run_preferences(space)
+            case ["runs", run]:
+                method = next(m for m in methods(space.config) if m.name == run)
+                stages.run_method(space, run, method.align)
+            case ["reward_model"]:
+                stages.run_score_model(space, "reward")
+            case ["cost_model"]:
+                stages.run_score_model(space, "cost")
+    except (InputError, NonFiniteError) as error:
+        raise type(error)(f"{name}: {error}") from error
     return name
 
 
@@ -124,6 +134,7 @@ def load_config(folder: Path) -> CompareConfig:
 def prepare(config: CompareConfig, folder: Path) -> None:
     """Write config and provenance into a new folder."""
     choose_device(config.device)
+    methods(config)  # whatever is wrong with the config shows before a folder exists
     new_folder(folder)
     write_text(folder / "config.toml", to_toml(config))
     write_provenance(folder)
@@ -133,13 +144,13 @@ def prepare(config: CompareConfig, folder: Path) -> None:
 def run_all(folder: Path) -> None:
     """Run every stage that is not finished, side by side where they are independent."""
     config = load_config(folder)
-    workers = config.workers or len(os.sched_getaffinity(0))
+    workers = config.workers or available_cores()
     waiting = [task for task in tasks(config) if not (folder / task.folder).exists()]
     os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers
     context = multiprocessing.get_context("spawn")
     with (
         StageProgress(folder, tasks(config)) as progress,
-        ProcessPoolExecutor(workers, mp_context=context) as pool,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool,
     ):
         running: set[Future[str]] = set()
         while waiting or running:
@@ -152,6 +163,27 @@ def run_all(folder: Path) -> None:
             for future in done:
                 future.result()  # raises what the stage raised
             progress.refresh()
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """Make this worker end when its parent does, even by SIGKILL.
+
+    A worker waits for work on a pipe whose other end it holds too, so by itself it would wait for
+    ever, and one at work would write into a folder that a resumed comparison uses.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def ready(waiting: Sequence[Task], folder: Path) -> list[Task]:

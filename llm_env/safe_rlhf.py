@@ -194,6 +194,7 @@ def alignment(
     )
     parts = assemble(collector, policy, critic, constraints, config.multiplier, config.ppo, seed)
     if config.ppo.kl_coefficient > 0:
+        model.eval()  # dropout in the reference alone would be paid for as KL
         parts.reference = lambda obs, _: response_logp(model, obs)
     return parts
 
