@@ -1,7 +1,7 @@
 """Write the README's tables from the committed benchmark results.
 
-    python benchmarks/readme_tables.py            # rewrite
-    python benchmarks/readme_tables.py --check    # exit 1 if the README is out of date
+python benchmarks/readme_tables.py            # rewrite
+python benchmarks/readme_tables.py --check    # exit 1 if the README is out of date
 """
 
 from __future__ import annotations

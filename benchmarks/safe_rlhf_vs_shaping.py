@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     seeds: dict[int, dict[str, dict[str, float]]] = {}
     for seed in map(int, arguments.seeds.split(",")):
         seeds[seed] = run_seed(seed, arguments.work, {})

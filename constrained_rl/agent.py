@@ -23,6 +23,7 @@ from constrained_rl.checkpoint import load_state, save_state
 from constrained_rl.cmdp import cost_names, make_vec, require_next_step
 from constrained_rl.collectors import VectorCollector, probe_channels
 from constrained_rl.config import RunConfig
+from constrained_rl.envs import BUILT_IN
 from constrained_rl.networks import MLPPolicy, StackedCritic
 from constrained_rl.ppo import stream_names, train
 from constrained_rl.presets import defaults
@@ -31,6 +32,8 @@ from constrained_rl.settings import merge, validate
 
 VectorEnvironment = VectorEnv[Any, Any, Any]
 Environment = str | VectorEnvironment | Callable[[], gymnasium.Env[Any, Any]]
+GIVEN = "<given as an object>"
+"""Id of an environment that no id can make again."""
 
 
 def make_environments(env: Environment, config: RunConfig) -> VectorEnvironment:
@@ -43,14 +46,20 @@ def make_environments(env: Environment, config: RunConfig) -> VectorEnvironment:
     return SyncVectorEnv([env] * config.env.num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
-def name_environment(config: RunConfig, env: Environment) -> RunConfig:
-    """Make the config name the environment it was given: the default id has a default limit."""
-    known: dict[str, object] = {"id": "<given as an object>"}
+def resolve(config: RunConfig, env: Environment | None) -> RunConfig:
+    """Name the environment that was given, and fill in a built-in environment's default limit."""
+    section = config.env
     if isinstance(env, str):
-        known = {"id": env}
+        section = section.model_copy(update={"id": env})
     elif isinstance(env, VectorEnv):
-        known = {"id": env.spec.id if env.spec else known["id"], "num_envs": env.num_envs}
-    return config.model_copy(update={"env": config.env.model_copy(update=known)})
+        name = env.spec.id if env.spec else GIVEN
+        section = section.model_copy(update={"id": name, "num_envs": env.num_envs})
+    elif env is not None:
+        section = section.model_copy(update={"id": GIVEN})
+    limit = config.limit
+    if limit is None and section.id in BUILT_IN:
+        limit = BUILT_IN[section.id].limit
+    return config.model_copy(update={"env": section, "limit": limit})
 
 
 class Agent:
@@ -64,8 +73,7 @@ class Agent:
             env: an id, a vector environment, or a factory of single environments; by default
                 `config.env.id`.
         """
-        config = config if env is None else name_environment(config, env)
-        self.config = config
+        self.config = config = resolve(config, env)
         self.envs = make_environments(config.env.id if env is None else env, config)
         torch.set_num_threads(config.threads)
         device = choose_device(config.device)
@@ -146,10 +154,6 @@ def build(
     tree = merge(defaults(name, env_id), settings)
     if limit is not None:
         tree["limit"] = limit
-    if env_id is not None:
-        tree = merge(tree, {"env": {"id": env_id}})
-    elif isinstance(env, VectorEnv) and env.spec is not None:
-        tree = merge(tree, {"env": {"id": env.spec.id, "num_envs": env.num_envs}})
     return Agent(validate(RunConfig, tree, "settings"), env)
 
 
@@ -162,7 +166,7 @@ def static_shaping(
     env: Environment,
     /,
     weight: float | tuple[float, ...] = 1.0,
-    limit: float | tuple[float, ...] | None = 0.0,
+    limit: float | tuple[float, ...] | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Agent:
     """PPO on reward − ν · cost at a fixed `weight` ν; `limit` is only reported against."""

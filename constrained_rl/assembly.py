@@ -21,7 +21,6 @@ from constrained_rl.config import (
     WindowConfig,
 )
 from constrained_rl.constraints import EMA, Constraint, Constraints, Estimator, Mean, Window
-from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError
 from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
 from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier
@@ -116,17 +115,17 @@ def assemble(
 
 
 def build_constraints(config: RunConfig, names: tuple[str, ...]) -> Constraints:
-    """One constraint per cost channel, with the run's limits or the built-in environment's."""
+    """One constraint per cost channel, with the run's limits."""
     if not config.constrained:
         return Constraints((), ())
     limit = config.limit
+    if limit is None and isinstance(config.multiplier, FixedConfig):
+        limit = 0.0  # a fixed price needs no limit, only something to be reported against
     if limit is None:
-        if config.env.id not in BUILT_IN:
-            raise InputError(
-                f"no limit given and environment '{config.env.id}' has no default; "
-                "set limit=…, the upper bound on the expected episode cost"
-            )
-        limit = BUILT_IN[config.env.id].limit
+        raise InputError(
+            f"no limit given and environment '{config.env.id}' has no default; "
+            "set limit=…, the upper bound on the expected episode cost"
+        )
     limits = list(limit) if isinstance(limit, tuple) else [limit] * len(names)
     if len(limits) != len(names):
         raise InputError(

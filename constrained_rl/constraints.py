@@ -181,7 +181,7 @@ class Constraints:
                 stream[..., k] = rollout.cost[..., constraint.channel]
             else:
                 paid = transform_cost(episodes.cost[:, constraint.channel], constraint.transform)
-                stream[episodes.row, episodes.end, k] = paid.to(stream.dtype)
+                stream[episodes.row, episodes.end, k] = paid.to(stream)
         return stream
 
     def state_dict(self) -> dict[str, object]:

@@ -63,7 +63,7 @@ def keep_iterations(path: Path, last: int) -> None:
 
 
 class RichLogger:
-    """Live table of return, each cost against its limit, λ, KL and speed, with progress and ETA."""
+    """Live table of return, costs, estimates against their limits, λ and KL, with an ETA."""
 
     def __init__(
         self,
@@ -113,13 +113,16 @@ class RichLogger:
 
     def _rows(self, metrics: Mapping[str, float]) -> Sequence[tuple[str, str, str]]:
         rows: list[tuple[str, str, str]] = []
-        shown = ("return/", "cost/", "lambda/", "kl/", "entropy", "episode/", "clip_fraction")
+        shown = ("return/", "cost/", "estimate/", "lambda/", "kl/", "entropy", "episode/")
         for name, value in metrics.items():
             if not name.startswith(shown):
                 continue
-            limit = self._limits.get(name.removeprefix("cost/")) if "cost/" in name else None
-            color = "" if limit is None else ("[green]" if value <= limit else "[red]")
-            rows.append((name, f"{color}{value:.4g}", "" if limit is None else f"≤ {limit:g}"))
+            limit = self._limits.get(name.removeprefix("estimate/"))
+            if limit is None or not name.startswith("estimate/"):
+                rows.append((name, f"{value:.4g}", ""))
+            else:
+                color = "[green]" if value <= limit else "[red]"
+                rows.append((name, f"{color}{value:.4g}", f"≤ {limit:g}"))
         seconds = sum(v for k, v in metrics.items() if k.startswith("time/"))
         rows.append(("time/iteration", f"{seconds:.3g} s", ""))
         return rows

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from constrained_rl.config import RunConfig
-from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError
 from constrained_rl.logging import read_metrics
 from constrained_rl.page import Block, Code, Page, Section, Table, Text, picture, write_page
@@ -62,8 +61,6 @@ def cost_curves(config: RunConfig, rows: Sequence[Metrics]) -> list[CostCurve]:
         found = sorted({key for row in rows for key in row if key.startswith("cost/")})
         return [CostCurve(key.removeprefix("cost/"), key, None) for key in found]
     limit = config.limit
-    if limit is None and config.env.id in BUILT_IN:
-        limit = BUILT_IN[config.env.id].limit
     limits = limit if isinstance(limit, tuple) else (limit,) * len(names)
     return [
         CostCurve(name, f"estimate/{name}", limit)

@@ -29,22 +29,21 @@ def default_folder(name: str, seed: int) -> Path:
     return Path("runs") / name.replace("/", "_") / f"{stamp}-s{seed}"
 
 
-def new_folder(folder: Path) -> Path:
-    """Create a run directory; `InputError` if something is in it."""
+def refuse_used(folder: Path) -> None:
+    """Raise `InputError` if something is where a run directory is to be made."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
             f"{folder} exists and is not empty; nothing was changed. Continue it with "
             f"`crl resume {folder}`, or choose another --out"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def start(config: RunConfig, folder: Path) -> Path:
     """Create a run directory, train in it to the end, and return it."""
+    refuse_used(folder)
     agent = Agent(config)  # whatever is wrong with the config shows before a folder exists
-    new_folder(folder)
-    write_text(folder / "config.toml", to_toml(config))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.toml", to_toml(agent.config))
     write_provenance(folder)
     _finish(agent, folder)
     return folder
@@ -71,7 +70,7 @@ def _finish(agent: Agent, folder: Path) -> None:
     """Train from wherever the folder stands to the end, then write the final policy."""
     config, parts = agent.config, agent.parts
     iterations = math.ceil(config.total_steps / agent.steps_per_iteration)
-    limits = {str(c.channel): c.limit for c in parts.constraints.constraints}
+    limits = {c.name: c.limit for c in parts.constraints.constraints}
     title = f"{config.preset} on {config.env.id}, seed {config.seed}"
     live = RichLogger(iterations, title, limits)
     try:

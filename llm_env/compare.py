@@ -21,7 +21,7 @@ from constrained_rl.checkpoint import write_text
 from constrained_rl.config import ConstraintConfig, FixedConfig, GradientConfig
 from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.provenance import write_provenance
-from constrained_rl.run import new_folder
+from constrained_rl.run import refuse_used
 from constrained_rl.settings import read_toml, to_toml, validate
 from llm_env.config import PUBLISHED, AlignConfig, CompareConfig
 from llm_env.progress import StageProgress
@@ -133,9 +133,10 @@ def load_config(folder: Path) -> CompareConfig:
 
 def prepare(config: CompareConfig, folder: Path) -> None:
     """Write config and provenance into a new folder."""
+    refuse_used(folder)
     choose_device(config.device)
     methods(config)  # whatever is wrong with the config shows before a folder exists
-    new_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.toml", to_toml(config))
     write_provenance(folder)
     write_text(folder / "comparison", "made by crl llm compare\n")  # tells it from other runs

@@ -1,0 +1,266 @@
+"""The command line of the comparison: one real run, and everything that can be typed wrongly."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from constrained_rl.settings import read_toml, to_toml
+from llm_env import cli
+from llm_env.compare import load_config, methods, tasks
+
+CRL = Path(sys.executable).with_name("crl")
+ITERATIONS = 24  # a checkpoint falls on 20
+SMALL = [
+    "device=cpu",
+    "workers=1",
+    "world.demonstrations=200",
+    "world.pairs=60",
+    "world.held_out=20",
+    "world.prompts=50",
+    "world.evaluation=20",
+    "model.hidden=16",
+    "model.layers=1",
+    "model.heads=2",
+    f"align.iterations={ITERATIONS}",
+    "align.prompts=4",
+    "align.max_new_tokens=12",
+    "weights=[0.5]",
+]
+NAMES = ["sft", "pid-share", "ppo-share", "pid-mean", "ppo-mean", "static-0.5"]
+
+
+def start(out):
+    """`crl llm compare` in a process of its own."""
+    return subprocess.Popen(
+        [CRL, "llm", "compare", "--out", str(out), *SMALL],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder and standard output of a comparison that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("comparison") / "whole"
+    process = start(folder)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder, out
+
+
+@pytest.fixture
+def crl(monkeypatch, capsys):
+    """Call the console script in this process: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["crl", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+def policies(folder):
+    return {
+        name: (folder / "runs" / name / "policy/model.safetensors").read_bytes()
+        for name in NAMES[1:]
+    }
+
+
+# a comparison
+
+
+def test_a_comparison_ends_with_a_table_a_report_and_its_numbers(finished):
+    folder, out = finished
+    assert "static ν = 0.5" in out
+    assert "unsafe" in out
+    assert "report:" in out
+    assert "<html" in (folder / "report.html").read_text()[:500]
+    results = json.loads((folder / "results.json").read_text())
+    assert [method["name"] for method in results["methods"]] == NAMES
+    assert all((folder / task.folder / "time.json").is_file() for task in tasks(load_config(folder)))
+    assert not [p for p in folder.rglob(".*") if p.is_dir()]  # nothing is left half done
+    rows = (folder / "runs/pid-share/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["iteration"] for row in rows] == list(range(1, ITERATIONS + 1))
+    assert len(set(policies(folder).values())) == 5  # methods differ
+
+
+def test_resuming_a_finished_comparison_runs_nothing_and_says_it_again(finished, crl):
+    folder, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*")}
+    numbers = (folder / "results.json").read_text()
+    code, out, _ = crl("resume", folder)
+    assert code == 0
+    assert "static ν = 0.5" in out
+    assert {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*")} == before
+    assert (folder / "results.json").read_text() == numbers
+
+
+def test_a_report_can_be_written_again(finished, crl):
+    folder, _ = finished
+    (folder / "report.html").unlink()
+    code, out, _ = crl("report", folder)
+    assert code == 0
+    assert "report.html" in out
+    assert (folder / "report.html").is_file()
+
+
+def test_a_stage_that_fails_is_one_message_and_the_others_are_kept(finished, crl, tmp_path):
+    folder = tmp_path / "failing"
+    shutil.copytree(finished[0], folder)
+    shutil.rmtree(folder / "runs/static-0.5")
+    tree = read_toml(folder / "config.toml")
+    tree["align"]["ppo"]["learning_rate"] = 1e38
+    (folder / "config.toml").write_text(to_toml(load_config(folder).model_validate(tree)))
+    code, _, errors = crl("resume", folder)
+    assert code == 2
+    assert errors.startswith("error: runs/static-0.5: ")
+    assert "NaN or infinite" in errors
+    assert "Traceback" not in errors
+    kept = [p.name for p in (folder / "runs").iterdir() if not p.name.startswith(".")]
+    assert sorted(kept) == sorted(NAMES[:-1])
+
+
+def children(pid):
+    """Processes that a process has started, from /proc."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds, process=None):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_a_killed_comparison_leaves_no_worker_and_resumes_to_the_same_policies(
+    finished, crl, tmp_path
+):
+    folder = tmp_path / "killed"
+    process = start(folder)
+    checkpoint = "runs/.*/checkpoints/00000020"
+    wait_for(lambda: any(folder.glob(checkpoint)), 120, process)
+    workers = children(process.pid)
+    assert workers
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    wait_for(lambda: not any(map(alive, workers)), 10)
+    left = sorted(p.name for p in (folder / "runs").iterdir())
+    assert any(name.startswith(".") for name in left)  # it was in the middle of a run
+    assert len(left) < len(NAMES)  # and others had not begun
+    time.sleep(0.2)
+    assert sorted(p.name for p in (folder / "runs").iterdir()) == left  # nobody writes any more
+    code, _, errors = crl("resume", folder)
+    assert code == 0, errors
+    assert policies(folder) == policies(finished[0])
+    for name in NAMES:
+        said = (folder / "runs" / name / "evaluation.jsonl").read_text()
+        assert said == (finished[0] / "runs" / name / "evaluation.jsonl").read_text()
+
+
+# what can be wrong
+
+
+def test_an_existing_folder_is_refused_and_left_as_it_was(crl, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, errors = crl("llm", "compare", "--out", tmp_path, *SMALL)
+    assert code == 2
+    assert "not empty; nothing was changed" in errors.replace("\n", " ")
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("algin.iterations=2", "algin: unknown key; did you mean 'align'?"),
+        ("align.ppo.lerning_rate=1", "align.ppo.lerning_rate: unknown key; did you mean 'learning"),
+        ("align.multiplier.pk=1", "unknown key; did you mean 'kp'?"),
+        ("world.demos=2", "world.demos: unknown key; "),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(crl, tmp_path, setting, message):
+    code, _, errors = crl("llm", "compare", "--out", tmp_path / "new", setting)
+    assert code == 2
+    assert message in errors
+    assert not (tmp_path / "new").exists()
+
+
+def test_all_bad_values_are_listed(crl, tmp_path):
+    bad = ["align.iterations=0", "world.pairs=many", "device=tpu", "align.limit=nan"]
+    code, _, errors = crl("llm", "compare", "--out", tmp_path / "new", *bad)
+    assert code == 2
+    for text in ("align.iterations: found 0", "world.pairs: found 'many'", "device: found 'tpu'"):
+        assert text in errors
+    assert "align.limit" in errors
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_a_gpu_cuda_is_refused_before_a_folder_exists(crl, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, out, errors = crl("llm", "compare", "--out", tmp_path / "new", "device=cuda")
+    assert (code, out) == (2, "")
+    assert errors.count("error:") == 1
+    assert "torch sees no GPU; use device=cpu or device=auto" in errors
+    assert not (tmp_path / "new").exists()
+
+
+def test_several_limits_are_refused_before_a_folder_exists(crl, tmp_path):
+    code, _, errors = crl("llm", "compare", "--out", tmp_path / "new", "align.limit=[0.1, 0.2]")
+    assert code == 2
+    assert "give one number" in errors
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_config_file_and_overrides_go_together(crl, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "finish_comparison", lambda folder: seen.append(load_config(folder)))
+    (tmp_path / "my.toml").write_text('seed = 3\ndevice = "cpu"\n[align]\nlimit = 0.1\n')
+    arguments = (tmp_path / "my.toml", "align.limit=0.2", "--quick", "--out", tmp_path / "new")
+    code, out, _ = crl("llm", "compare", *arguments)
+    assert code == 0
+    (config,) = seen
+    assert (config.seed, config.align.limit, config.align.iterations) == (3, 0.2, 40)
+    assert f"{len(methods(config)) - 1} RL runs" in out
+
+
+def test_resuming_what_is_no_run_is_refused(crl, tmp_path):
+    code, _, errors = crl("resume", tmp_path)
+    assert code == 2
+    assert "no config.toml" in errors
+
+
+def test_without_transformers_there_is_an_installation_hint(crl, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, errors = crl("llm", "compare", "--out", tmp_path / "new")
+    assert code == 2
+    assert "pip install" in errors
+    assert not (tmp_path / "new").exists()
