@@ -6,7 +6,8 @@ What a user got wrong is one message and exit code 2; `--debug` shows the traceb
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,16 @@ def main_options(
 ) -> None:
     """Options before the command."""
     DEBUG["on"] = debug
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Answer Ctrl-C with the command that continues."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nstopped; continue with: crl resume {folder}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def split_settings(settings: list[str]) -> tuple[Path | None, list[str]]:
@@ -79,7 +90,9 @@ def train(
     base = presets.defaults(preset, env_id if isinstance(env_id, str) else RunConfig().env.id)
     config = validate(RunConfig, merge(base, tree), source)
     name = f"{config.preset}-{config.env.id}"
-    folder = run.start(config, out or run.default_folder(name, config.seed))
+    folder = out or run.default_folder(name, config.seed)
+    with resumable(folder):
+        run.start(config, folder)
     Console().print(f"finished: {folder}  (plots: crl report {folder})")
 
 
@@ -88,7 +101,8 @@ def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
     """Continue a run from its last checkpoint; nothing to do on a finished one."""
     from constrained_rl import run
 
-    continued = run.resume(folder)
+    with resumable(folder):
+        continued = run.resume(folder)
     print(f"finished: {folder}" if continued else f"{folder} is finished already; nothing to do")
 
 

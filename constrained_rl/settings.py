@@ -70,19 +70,27 @@ def validate(model: type[Model], tree: Mapping[str, Any], source: str) -> Model:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        problems = [_explain(model, dict(problem)) for problem in error.errors()]
-        raise InputError(f"{source}: {len(problems)} problem(s)\n" + "\n".join(problems)) from None
+        problems: dict[str, list[str]] = {}
+        for problem in error.errors():
+            path, message = _explain(model, dict(problem))
+            problems.setdefault(path, []).append(message)
+        lines = [f"  {path}: {' or: '.join(found)}" for path, found in problems.items()]
+        raise InputError(f"{source}: {len(lines)} problem(s)\n" + "\n".join(lines)) from None
 
 
-def _explain(model: type[BaseModel], problem: Tree) -> str:
+def _explain(model: type[BaseModel], problem: Tree) -> tuple[str, str]:
+    """Path as the user wrote it, and what is wrong there."""
     location = [str(part) for part in problem["loc"]]
-    path = ".".join(location)
+    # pydantic names the members of unions it tried; nobody wrote those
+    known = [
+        p for i, p in enumerate(location) if p in _fields_at(model, location[:i]) or p.isdigit()
+    ]
     if problem["type"] != "extra_forbidden":
-        return f"  {path}: found {problem['input']!r}: {problem['msg']}"
+        return ".".join(known), f"found {problem['input']!r}: {problem['msg']}"
     names = _fields_at(model, location[:-1])
     near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
     advice = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(names))}"
-    return f"  {path}: unknown key; {advice}"
+    return ".".join([*known, location[-1]]), f"unknown key; {advice}"
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:

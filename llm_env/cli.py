@@ -75,7 +75,9 @@ def compare(
     from llm_env.config import QUICK, CompareConfig
 
     tree, source = read_layers(*core.split_settings(settings or []))
-    config = validate(CompareConfig, merge(QUICK if quick else {}, tree), source)
+    # on the defaults as a tree: a section given in part keeps the rest of what is recommended
+    base = merge(CompareConfig().model_dump(mode="json"), QUICK if quick else {})
+    config = validate(CompareConfig, merge(base, tree), source)
     folder = out or default_folder("compare-quick" if quick else "compare", config.seed)
     prepare(config, folder)
     announce(config, folder)
@@ -100,7 +102,8 @@ def finish_comparison(folder: Path) -> None:
     from llm_env.report import write_comparison_report
     from llm_env.results import print_summary, summarize
 
-    run_all(folder)
+    with core.resumable(folder):
+        run_all(folder)
     console = Console()
     print_summary(summarize(folder), console)
     console.print(f"report: {write_comparison_report(folder)}", highlight=False, soft_wrap=True)

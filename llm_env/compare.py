@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -104,7 +105,6 @@ def run_task(folder: str, name: str) -> str:
     from llm_env import stages
 
     logging.disable_progress_bar()
-
     torch.set_num_threads(1)
     space = stages.Workspace(Path(folder), load_config(Path(folder)))
     try:
@@ -151,19 +151,35 @@ def run_all(folder: Path) -> None:
     context = multiprocessing.get_context("spawn")
     with (
         StageProgress(folder, tasks(config)) as progress,
-        ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker) as pool,
     ):
-        running: set[Future[str]] = set()
-        while waiting or running:
-            for task in ready(waiting, folder):
-                if len(running) == workers:
-                    break
-                waiting.remove(task)
-                running.add(pool.submit(run_task, str(folder), task.folder))
-            done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()  # raises what the stage raised
-            progress.refresh()
+        try:
+            run_tasks(folder, waiting, workers, pool, progress)
+        except KeyboardInterrupt:
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
+
+
+def run_tasks(
+    folder: Path,
+    waiting: list[Task],
+    workers: int,
+    pool: ProcessPoolExecutor,
+    progress: StageProgress,
+) -> None:
+    """Keep `workers` stages running until none is waiting."""
+    running: set[Future[str]] = set()
+    while waiting or running:
+        for task in ready(waiting, folder):
+            if len(running) == workers:
+                break
+            waiting.remove(task)
+            running.add(pool.submit(run_task, str(folder), task.folder))
+        done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in done:
+            future.result()  # raises what the stage raised
+        progress.refresh()
 
 
 def available_cores() -> int:
@@ -171,12 +187,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def end_with_parent() -> None:
-    """Make this worker end when its parent does, even by SIGKILL.
+def prepare_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when it does, even by SIGKILL.
 
     A worker waits for work on a pipe whose other end it holds too, so by itself it would wait for
     ever, and one at work would write into a folder that a resumed comparison uses.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

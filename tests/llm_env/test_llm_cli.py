@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from constrained_rl.config import ConstraintConfig, EMAConfig, GradientConfig
 from constrained_rl.settings import read_toml, to_toml
 from llm_env import cli
 from llm_env.compare import load_config, methods, tasks
+from llm_env.config import CompareConfig
 
 CRL = Path(sys.executable).with_name("crl")
 ITERATIONS = 24  # a checkpoint falls on 20
@@ -89,7 +91,9 @@ def test_a_comparison_ends_with_a_table_a_report_and_its_numbers(finished):
     assert "<html" in (folder / "report.html").read_text()[:500]
     results = json.loads((folder / "results.json").read_text())
     assert [method["name"] for method in results["methods"]] == NAMES
-    assert all((folder / task.folder / "time.json").is_file() for task in tasks(load_config(folder)))
+    assert all(
+        (folder / task.folder / "time.json").is_file() for task in tasks(load_config(folder))
+    )
     assert not [p for p in folder.rglob(".*") if p.is_dir()]  # nothing is left half done
     rows = (folder / "runs/pid-share/metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["iteration"] for row in rows] == list(range(1, ITERATIONS + 1))
@@ -107,13 +111,10 @@ def test_resuming_a_finished_comparison_runs_nothing_and_says_it_again(finished,
     assert (folder / "results.json").read_text() == numbers
 
 
-def test_a_report_can_be_written_again(finished, crl):
-    folder, _ = finished
-    (folder / "report.html").unlink()
-    code, out, _ = crl("report", folder)
-    assert code == 0
-    assert "report.html" in out
-    assert (folder / "report.html").is_file()
+def test_a_report_of_a_comparison_is_not_that_of_a_run(crl, tmp_path, monkeypatch):
+    monkeypatch.setattr("llm_env.report.write_comparison_report", lambda folder: folder / "it")
+    (tmp_path / "comparison").touch()
+    assert crl("report", tmp_path)[:2] == (0, f"wrote {tmp_path / 'it'}\n")
 
 
 def test_a_stage_that_fails_is_one_message_and_the_others_are_kept(finished, crl, tmp_path):
@@ -250,6 +251,32 @@ def test_a_config_file_and_overrides_go_together(crl, tmp_path, monkeypatch):
     (config,) = seen
     assert (config.seed, config.align.limit, config.align.iterations) == (3, 0.2, 40)
     assert f"{len(methods(config)) - 1} RL runs" in out
+
+
+def test_a_section_given_in_part_keeps_the_recommended_rest(crl, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "finish_comparison", lambda folder: seen.append(load_config(folder)))
+    settings = [
+        "score.batch_size=8",
+        "align.multiplier.kp=7",
+        "align.constraint.estimator.kind=ema",
+    ]
+    code, _, errors = crl("llm", "compare", "--out", tmp_path / "new", *settings)
+    assert code == 0, errors
+    (config,), usual = seen, CompareConfig()
+    assert config.score == usual.score.model_copy(update={"batch_size": 8})
+    assert config.align.multiplier == usual.align.multiplier.model_copy(update={"kp": 7})
+    assert config.align.constraint == ConstraintConfig(
+        transform=usual.align.constraint.transform, estimator=EMAConfig()
+    )
+
+
+def test_another_kind_of_controller_starts_from_its_own_defaults(crl, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "finish_comparison", lambda folder: seen.append(load_config(folder)))
+    settings = ["align.multiplier.kind=gradient", "align.multiplier.learning_rate=0.5"]
+    assert crl("llm", "compare", "--out", tmp_path / "new", *settings)[0] == 0
+    assert seen[0].align.multiplier == GradientConfig(learning_rate=0.5)
 
 
 def test_resuming_what_is_no_run_is_refused(crl, tmp_path):

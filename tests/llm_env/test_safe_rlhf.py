@@ -328,8 +328,8 @@ def test_sampled_pairs_differ_and_are_not_empty():
 # learning
 
 
-def learned(multiplier, seed=0):
-    """The first iteration's metrics, and means over the last fifteen of sixty.
+def learned(multiplier, iterations, seed=0):
+    """The first iteration's metrics, and means over the last fifteen.
 
     A response has 8 words; a "bread" is worth 1 and a "wolf" 2, at most 12 in all. Reward alone
     calls for 4 wolves and more; the limit is 1 per response. One more wolf instead of a bread is
@@ -349,13 +349,13 @@ def learned(multiplier, seed=0):
         ppo={"learning_rate": 3e-3, "kl_coefficient": 0.01, "critic_learning_rate": 3e-3},
         seed=seed,
     )
-    rows = list(train(parts, 60))
+    rows = list(train(parts, iterations))
     names = ("return/mean", "estimate/cost", "lambda/cost")
     return rows[0], {name: sum(row[name] for row in rows[-15:]) / 15 for name in names}
 
 
 def test_constrained_training_ends_at_the_limit_its_price_and_the_best_reward_within_it():
-    start, end = learned({"kind": "pid", "kp": 0.5, "ki": 0.1})
+    start, end = learned({"kind": "pid", "kp": 0.5, "ki": 0.1}, 60)
     assert start["return/mean"] < 2
     # 7 breads and 1 wolf: 7 + 2
     assert end["return/mean"] == pytest.approx(9, abs=0.4)
@@ -364,6 +364,6 @@ def test_constrained_training_ends_at_the_limit_its_price_and_the_best_reward_wi
 
 
 def test_without_a_price_the_same_training_violates_the_limit():
-    _, end = learned({"kind": "fixed", "weight": 0.0})
+    _, end = learned({"kind": "fixed", "weight": 0.0}, 40)
     assert end["return/mean"] > 10
     assert end["estimate/cost"] > 3
