@@ -19,7 +19,6 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import ArrayLike, NDArray
 
-from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError
 
 Array = NDArray[Any]
@@ -253,7 +252,7 @@ def _find_spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
             raise InputError(f"{env_id}: module {module} cannot be imported: {error}") from error
     spec = gymnasium.registry.get(name)
     if spec is None:
-        near = _near_names(name) or list(BUILT_IN)
+        near = _near_names(name) or [env_id for env_id in gymnasium.registry if _is_ours(env_id)]
         raise InputError(
             f"no environment is registered as {name!r}; near names: {', '.join(near)}. For an "
             "environment of another package write `package:Name-v0`, which imports it first"
@@ -263,6 +262,11 @@ def _find_spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
 
 def _near_names(name: str) -> list[str]:
     """Registered ids that look like `name`, ours first; namespaces and case do not count."""
-    by_tail = {env_id.split("/")[-1].lower(): env_id for env_id in [*gymnasium.registry, *BUILT_IN]}
+    theirs_first = sorted(gymnasium.registry, key=_is_ours)  # of two equal tails, ours remains
+    by_tail = {env_id.split("/")[-1].lower(): env_id for env_id in theirs_first}
     tails = difflib.get_close_matches(name.split("/")[-1].lower(), by_tail, n=5, cutoff=0.6)
-    return sorted((by_tail[tail] for tail in tails), key=lambda env_id: env_id not in BUILT_IN)
+    return sorted((by_tail[tail] for tail in tails), key=lambda env_id: not _is_ours(env_id))
+
+
+def _is_ours(env_id: str) -> bool:
+    return env_id.startswith("constrained_rl/")
