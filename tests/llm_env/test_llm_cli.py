@@ -173,8 +173,13 @@ def test_a_killed_comparison_leaves_no_worker_and_resumes_to_the_same_policies(
     workers = children(process.pid)
     assert workers
     process.send_signal(signal.SIGKILL)
-    process.communicate()
-    wait_for(lambda: not any(map(alive, workers)), 10)
+    process.wait(30)  # not for its output: a worker that lives on would hold the pipe open
+    try:
+        wait_for(lambda: not any(map(alive, workers)), 10)
+    finally:
+        for worker in filter(alive, workers):
+            os.kill(worker, signal.SIGKILL)
+        process.communicate()
     left = sorted(p.name for p in (folder / "runs").iterdir())
     assert any(name.startswith(".") for name in left)  # it was in the middle of a run
     assert len(left) < len(NAMES)  # and others had not begun
@@ -277,6 +282,16 @@ def test_another_kind_of_controller_starts_from_its_own_defaults(crl, tmp_path, 
     settings = ["align.multiplier.kind=gradient", "align.multiplier.learning_rate=0.5"]
     assert crl("llm", "compare", "--out", tmp_path / "new", *settings)[0] == 0
     assert seen[0].align.multiplier == GradientConfig(learning_rate=0.5)
+
+
+def test_ctrl_c_answers_with_the_command_that_continues(crl, tmp_path, monkeypatch):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_env.compare.run_all", interrupted)
+    code, _, errors = crl("llm", "compare", "--out", tmp_path / "new", *SMALL)
+    assert code == 130
+    assert f"continue with: crl resume {tmp_path / 'new'}" in errors
 
 
 def test_resuming_what_is_no_run_is_refused(crl, tmp_path):
