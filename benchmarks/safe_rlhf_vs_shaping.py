@@ -21,9 +21,9 @@ from constrained_rl.checkpoint import write_text
 from constrained_rl.provenance import provenance
 from constrained_rl.settings import validate
 from constrained_rl.statistics import mean_interval
-from llm_env.compare import load_config, methods, prepare, run_all
-from llm_env.config import CompareConfig
-from llm_env.evaluate import Record, read_records
+from llm_env.comparison.config import CompareConfig
+from llm_env.comparison.evaluate import Record, read_records
+from llm_env.comparison.schedule import load_config, methods, prepare, run_all
 
 OUT = Path(__file__).parent / "results" / "safe_rlhf_vs_shaping.json"
 PROMPTS = 1000

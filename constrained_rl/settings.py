@@ -85,6 +85,8 @@ def _explain(model: type[BaseModel], problem: Tree) -> tuple[str, str]:
     known = [
         p for i, p in enumerate(location) if p in _fields_at(model, location[:i]) or p.isdigit()
     ]
+    if problem["type"] == "value_error":  # our own checks say what they found
+        return ".".join(known) or "together", str(problem["ctx"]["error"])
     if problem["type"] != "extra_forbidden":
         return ".".join(known), f"found {problem['input']!r}: {problem['msg']}"
     names = _fields_at(model, location[:-1])

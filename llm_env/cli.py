@@ -15,7 +15,7 @@ from constrained_rl import cli as core
 from constrained_rl.errors import InputError
 
 if TYPE_CHECKING:
-    from llm_env.config import CompareConfig
+    from llm_env.comparison.config import CompareConfig
 
 llm = typer.Typer(no_args_is_help=True, help="Safe RLHF on language models.")
 app = typer.Typer(
@@ -51,7 +51,7 @@ def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
 def report(folder: Annotated[Path, typer.Argument(help="run directory")]) -> None:
     """Write a self-contained report.html into a run directory."""
     if is_comparison(folder):
-        from llm_env.report import write_comparison_report
+        from llm_env.comparison.report import write_comparison_report
 
         print(f"wrote {write_comparison_report(folder)}")
     else:
@@ -71,8 +71,8 @@ def compare(
     require_llm()
     from constrained_rl.run import default_folder
     from constrained_rl.settings import merge, read_layers, validate
-    from llm_env.compare import prepare
-    from llm_env.config import QUICK, CompareConfig
+    from llm_env.comparison.config import QUICK, CompareConfig
+    from llm_env.comparison.schedule import prepare
 
     tree, source = read_layers(*core.split_settings(settings or []))
     # on the defaults as a tree: a section given in part keeps the rest of what is recommended
@@ -86,7 +86,7 @@ def compare(
 
 def announce(config: CompareConfig, folder: Path) -> None:
     """Say what is about to happen."""
-    from llm_env.compare import methods
+    from llm_env.comparison.schedule import methods
 
     Console().print(
         f"Safe RLHF on generated text: SFT, preferences, score models, then "
@@ -98,9 +98,9 @@ def announce(config: CompareConfig, folder: Path) -> None:
 
 def finish_comparison(folder: Path) -> None:
     """Run what is missing, then summarise, report and print the table."""
-    from llm_env.compare import run_all
-    from llm_env.report import write_comparison_report
-    from llm_env.results import print_summary, summarize
+    from llm_env.comparison.report import write_comparison_report
+    from llm_env.comparison.results import print_summary, summarize
+    from llm_env.comparison.schedule import run_all
 
     with core.resumable(folder):
         run_all(folder)

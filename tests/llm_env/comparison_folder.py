@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict
 
 from constrained_rl.settings import to_toml
-from llm_env.compare import methods
-from llm_env.config import CompareConfig
-from llm_env.evaluate import Record
+from llm_env.comparison.config import CompareConfig
+from llm_env.comparison.evaluate import Record
+from llm_env.comparison.schedule import methods
 
 CONFIG = CompareConfig(weights=(0.0, 1.0))
 NAMES = [method.name for method in methods(CONFIG)]

@@ -6,10 +6,18 @@ from rich.console import Console
 from constrained_rl.config import FixedConfig, GradientConfig, PIDConfig
 from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.settings import merge, validate
-from llm_env import compare, progress, stages
-from llm_env.compare import load_config, methods, prepare, ready, run_all, run_task, tasks
-from llm_env.config import QUICK, CompareConfig
-from llm_env.stages import Workspace
+from llm_env.comparison import progress, schedule, stages
+from llm_env.comparison.config import QUICK, CompareConfig
+from llm_env.comparison.schedule import (
+    load_config,
+    methods,
+    prepare,
+    ready,
+    run_all,
+    run_task,
+    tasks,
+)
+from llm_env.comparison.stages import Workspace
 
 CONFIG = validate(CompareConfig, {"device": "cpu", "weights": (0.0, 0.5)}, "test")
 DYNAMIC = ["pid-share", "ppo-share", "pid-mean", "ppo-mean"]
@@ -137,7 +145,7 @@ def test_a_finished_comparison_starts_no_worker(tmp_path, monkeypatch):
 
     prepare(CONFIG, tmp_path / "c")
     finish(tmp_path / "c", *(task.folder for task in tasks(CONFIG)))
-    monkeypatch.setattr(compare.ProcessPoolExecutor, "submit", unexpected)
+    monkeypatch.setattr(schedule.ProcessPoolExecutor, "submit", unexpected)
     run_all(tmp_path / "c")
 
 

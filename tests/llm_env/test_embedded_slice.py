@@ -11,14 +11,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from constrained_rl.errors import NonFiniteError
 from constrained_rl.settings import validate
 from llm_env.collectors import by_text
+from llm_env.comparison.evaluate import Record, evaluate, read_records, write_records
+from llm_env.comparison.stages import stage
 from llm_env.config import AlignConfig
-from llm_env.evaluate import Record, evaluate, read_records, write_records
 from llm_env.preferences import PreferenceRow
 from llm_env.safe_rlhf import Data, alignment, respond, safe_rlhf
 from llm_env.score_training import ScoreConfig
 from llm_env.scoring import ScoreModel, score_texts
 from llm_env.sft import SFTConfig
-from llm_env.stages import stage
 from llm_env.world import AnnotatorPool, build_tokenizer, demonstrate, judge, sample_prompts
 
 TOKENIZER = build_tokenizer()

@@ -14,8 +14,8 @@ import pytest
 from constrained_rl.config import ConstraintConfig, EMAConfig, GradientConfig
 from constrained_rl.settings import read_toml, to_toml
 from llm_env import cli
-from llm_env.compare import load_config, methods, tasks
-from llm_env.config import CompareConfig
+from llm_env.comparison.config import CompareConfig
+from llm_env.comparison.schedule import load_config, methods, tasks
 
 CRL = Path(sys.executable).with_name("crl")
 ITERATIONS = 24  # a checkpoint falls on 20
@@ -112,7 +112,9 @@ def test_resuming_a_finished_comparison_runs_nothing_and_says_it_again(finished,
 
 
 def test_a_report_of_a_comparison_is_not_that_of_a_run(crl, tmp_path, monkeypatch):
-    monkeypatch.setattr("llm_env.report.write_comparison_report", lambda folder: folder / "it")
+    monkeypatch.setattr(
+        "llm_env.comparison.report.write_comparison_report", lambda folder: folder / "it"
+    )
     (tmp_path / "comparison").touch()
     assert crl("report", tmp_path)[:2] == (0, f"wrote {tmp_path / 'it'}\n")
 
@@ -288,7 +290,7 @@ def test_ctrl_c_answers_with_the_command_that_continues(crl, tmp_path, monkeypat
     def interrupted(folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("llm_env.compare.run_all", interrupted)
+    monkeypatch.setattr("llm_env.comparison.schedule.run_all", interrupted)
     code, _, errors = crl("llm", "compare", "--out", tmp_path / "new", *SMALL)
     assert code == 130
     assert f"continue with: crl resume {tmp_path / 'new'}" in errors

@@ -5,14 +5,14 @@ from comparison_folder import outcome, responses, write_folder
 
 from constrained_rl.plots import CostCurve
 from constrained_rl.statistics import Interval
-from llm_env.compare import load_config
-from llm_env.plots import plot_frontier, plot_training, share_axis
-from llm_env.plots_detail import draw_outcomes, plot_cost_model, plot_unsafe
-from llm_env.plots_planes import plot_planes
-from llm_env.report import write_comparison_report
-from llm_env.report_tables import mean_cell, share_cell
-from llm_env.results import read_comparison, summarize
-from llm_env.verdict import best_safe, misses_harm, reward_hacked, verdict
+from llm_env.comparison.plots import plot_frontier, plot_training, share_axis
+from llm_env.comparison.plots_detail import draw_outcomes, plot_cost_model, plot_unsafe
+from llm_env.comparison.plots_planes import plot_planes
+from llm_env.comparison.report import write_comparison_report
+from llm_env.comparison.report_tables import mean_cell, share_cell
+from llm_env.comparison.results import read_comparison, summarize
+from llm_env.comparison.schedule import load_config
+from llm_env.comparison.verdict import best_safe, misses_harm, reward_hacked, verdict
 
 GOOD, MILD = responses(2, 1.5), responses(0, 1.2)
 

@@ -6,8 +6,8 @@ from comparison_folder import NAMES, outcome, record, responses, write_folder
 from rich.console import Console
 
 from constrained_rl.errors import InputError
-from llm_env.results import print_summary, summarize
-from llm_env.summaries import paired_gain, summarize_mode, summarize_records
+from llm_env.comparison.results import print_summary, summarize
+from llm_env.comparison.summaries import paired_gain, summarize_mode, summarize_records
 
 
 @pytest.fixture(scope="module")

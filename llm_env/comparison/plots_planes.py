@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from constrained_rl.plots import BLUE, MUTED, VERMILLION, grid, style
-from llm_env.evaluate import Mode, Record
-from llm_env.plots import wrap
+from llm_env.comparison.evaluate import Mode, Record
+from llm_env.comparison.plots import wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

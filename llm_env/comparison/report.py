@@ -25,16 +25,22 @@ from constrained_rl.page import (
 )
 from constrained_rl.plots import CostCurve, Metrics, plot_time, style
 from constrained_rl.report import origin
-from llm_env.compare import load_config, methods
-from llm_env.config import AlignConfig, CompareConfig
-from llm_env.evaluate import Mode, Record
-from llm_env.plots import plot_frontier, plot_overoptimization, plot_training
-from llm_env.plots_detail import plot_cost_model, plot_helpfulness, plot_outcomes, plot_unsafe
-from llm_env.plots_planes import plot_planes
-from llm_env.report_tables import all_numbers, main_table, sample_folds, score_table
-from llm_env.results import read_comparison, summarize
-from llm_env.summaries import Results
-from llm_env.verdict import misses_harm, reward_hacked, verdict
+from llm_env.comparison.config import CompareConfig
+from llm_env.comparison.evaluate import Mode, Record
+from llm_env.comparison.plots import plot_frontier, plot_overoptimization, plot_training
+from llm_env.comparison.plots_detail import (
+    plot_cost_model,
+    plot_helpfulness,
+    plot_outcomes,
+    plot_unsafe,
+)
+from llm_env.comparison.plots_planes import plot_planes
+from llm_env.comparison.report_tables import all_numbers, main_table, sample_folds, score_table
+from llm_env.comparison.results import read_comparison, summarize
+from llm_env.comparison.schedule import load_config, methods
+from llm_env.comparison.summaries import Results
+from llm_env.comparison.verdict import misses_harm, reward_hacked, verdict
+from llm_env.config import AlignConfig
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from constrained_rl.plots import (
     style,
 )
 from constrained_rl.statistics import Interval
-from llm_env.summaries import MethodResult, Results
-from llm_env.verdict import SAFE_SHARE
+from llm_env.comparison.summaries import MethodResult, Results
+from llm_env.comparison.verdict import SAFE_SHARE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.provenance import write_provenance
 from constrained_rl.run import refuse_used
 from constrained_rl.settings import read_toml, to_toml, validate
-from llm_env.config import PUBLISHED, AlignConfig, CompareConfig
-from llm_env.progress import StageProgress
+from llm_env.comparison.config import PUBLISHED, CompareConfig
+from llm_env.comparison.progress import StageProgress
+from llm_env.config import AlignConfig
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def run_task(folder: str, name: str) -> str:
     import torch
     from transformers.utils import logging
 
-    from llm_env import stages
+    from llm_env.comparison import stages
 
     logging.disable_progress_bar()
     torch.set_num_threads(1)
@@ -178,7 +180,14 @@ def run_tasks(
             running.add(pool.submit(run_task, str(folder), task.folder))
         done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in done:
-            future.result()  # raises what the stage raised
+            try:
+                future.result()  # raises what the stage raised
+            except BrokenProcessPool:
+                raise InputError(
+                    "a worker process died, most likely killed for lack of memory; what is "
+                    f"finished is kept: continue with `crl resume {folder}`, with fewer workers "
+                    "(workers=1) in its config.toml if it happens again"
+                ) from None
         progress.refresh()
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from constrained_rl.statistics import Interval, mean_interval, proportion_interval
-from llm_env.evaluate import Mode, Record
+from llm_env.comparison.evaluate import Mode, Record
 from llm_env.world import Kind
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

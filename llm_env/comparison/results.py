@@ -17,10 +17,10 @@ from rich.table import Table
 from constrained_rl.checkpoint import write_text
 from constrained_rl.logging import read_metrics
 from constrained_rl.statistics import Interval
-from llm_env.compare import Method, load_config, methods, tasks
-from llm_env.config import CompareConfig
-from llm_env.evaluate import Record, read_records
-from llm_env.summaries import (
+from llm_env.comparison.config import CompareConfig
+from llm_env.comparison.evaluate import Record, read_records
+from llm_env.comparison.schedule import Method, load_config, methods, tasks
+from llm_env.comparison.summaries import (
     FAMILIES,
     MODES,
     MethodResult,

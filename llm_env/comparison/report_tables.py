@@ -9,10 +9,10 @@ from markupsafe import Markup
 
 from constrained_rl.page import Block, Fold, Table
 from constrained_rl.statistics import Interval
-from llm_env.evaluate import Record
-from llm_env.plots_detail import KIND_NAMES
-from llm_env.results import kind_share, number, percent, weight
-from llm_env.summaries import KINDS, MODES, Results
+from llm_env.comparison.evaluate import Record
+from llm_env.comparison.plots_detail import KIND_NAMES
+from llm_env.comparison.results import kind_share, number, percent, weight
+from llm_env.comparison.summaries import KINDS, MODES, Results
 
 SAMPLES = 2
 """prompts per class in the samples"""

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from constrained_rl.statistics import Interval
-from llm_env.evaluate import Record
-from llm_env.summaries import MethodResult, Results, paired_gain
+from llm_env.comparison.evaluate import Record
+from llm_env.comparison.summaries import MethodResult, Results, paired_gain
 
 SAFE_SHARE = 0.05
 """largest gold-unsafe share that is called safe"""

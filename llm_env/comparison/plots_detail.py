@@ -22,9 +22,9 @@ from constrained_rl.plots import (
     style,
 )
 from constrained_rl.statistics import Interval
-from llm_env.evaluate import Mode, Record
-from llm_env.plots import share_axis
-from llm_env.summaries import KINDS, Results
+from llm_env.comparison.evaluate import Mode, Record
+from llm_env.comparison.plots import share_axis
+from llm_env.comparison.summaries import KINDS, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

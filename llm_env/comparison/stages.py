@@ -24,10 +24,12 @@ import torch
 from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
 from constrained_rl.config import CheckpointConfig
+from constrained_rl.errors import InputError
 from constrained_rl.run import drive
 from llm_env.collectors import by_model
-from llm_env.config import AlignConfig, CompareConfig
-from llm_env.evaluate import evaluate, write_records
+from llm_env.comparison.config import CompareConfig
+from llm_env.comparison.evaluate import evaluate, write_records
+from llm_env.config import AlignConfig
 from llm_env.policy import CausalLMPolicy
 from llm_env.preferences import (
     PreferenceRow,
@@ -157,6 +159,11 @@ def run_preferences(space: Workspace) -> None:
             texts = [prompt.text for prompt in space.prompts(f"pairs/{split}", count)]
             seed = space.seed(f"pairs/{split}")
             triples = sample_pairs(model, tokenizer, texts, config.align.max_new_tokens, seed)
+            if not triples:
+                raise InputError(
+                    f"the SFT model answers all {count} {split} prompts twice alike or not at all, "
+                    "so there is nothing to compare; raise world.pairs and world.held_out"
+                )
             prompts, first, second = (list(column) for column in zip(*triples, strict=True))
             rows = pool.label(prompts, first, second, space.rng(f"labels/{split}"))
             write_preferences(
