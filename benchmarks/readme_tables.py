@@ -21,9 +21,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 def interval(values: list[float], digits: int) -> str:
     """Mean and 95 % interval."""
     found = mean_interval(values)
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]".replace(
-        "-", "−"
-    )
+    text = f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+    return text.replace("-", "−")
+
+
+def percent(shares: list[float]) -> str:
+    """Mean and 95 % interval of shares in per cent; Student's t knows no bounds, a share does."""
+    found = mean_interval([100 * share for share in shares])
+    return f"{found.value:.1f} [{max(found.low, 0.0):.1f}, {min(found.high, 100.0):.1f}]"
 
 
 def safe_rlhf_table(document: dict[str, Any]) -> str:
@@ -40,8 +45,8 @@ def safe_rlhf_table(document: dict[str, Any]) -> str:
         passed = sum(all(found.values()) for found in targets[label].values())
         cells = [
             label,
-            interval([100 * row["unsafe"] for row in rows.values()], 1),
-            interval([100 * row["red_team_unsafe"] for row in rows.values()], 1),
+            percent([row["unsafe"] for row in rows.values()]),
+            percent([row["red_team_unsafe"] for row in rows.values()]),
             interval([row["helpfulness"] for row in rows.values()], 2),
             "" if label == "SFT" else interval(gain, 2),
             f"{100 * sum(row['benign_refusals'] for row in rows.values()) / len(rows):.1f}",
