@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -105,14 +106,25 @@ def detour_table(document: dict[str, Any]) -> str:
     return "\n".join(lines).replace(" -", " −")
 
 
+def throughput_table(document: dict[str, Any]) -> str:
+    """Median and range per CPU second."""
+    lines = ["| what | steps or tokens per CPU second (range) |", "|---|---|"]
+    for name, rates in document["rates"].items():
+        middle, low, high = statistics.median(rates), min(rates), max(rates)
+        lines.append(f"| {name} | {middle:,.0f} ({low:,.0f} – {high:,.0f}) |")
+    return "\n".join(lines)
+
+
 def filled(text: str) -> str:
     """The README with every marked block rewritten."""
     safe = json.loads((RESULTS / "safe_rlhf_vs_shaping.json").read_text(encoding="utf-8"))
+    speed = json.loads((RESULTS / "throughput.json").read_text(encoding="utf-8"))
     detour = json.loads((RESULTS / "detour_optimum.json").read_text(encoding="utf-8"))
     blocks = {
         "table:safe_rlhf": safe_rlhf_table(safe),
         "verdict:safe_rlhf": safe_rlhf_verdict(safe),
         "table:detour": detour_table(detour),
+        "table:throughput": throughput_table(speed),
     }
     for name, block in blocks.items():
         end = name.split(":")[0]
