@@ -83,6 +83,7 @@ def assemble(
     """Put the loop's parts together; learners are made here, for control and for language."""
     assert isinstance(policy, torch.nn.Module)
     assert isinstance(critic, torch.nn.Module)
+    constraints.check_channels(len(collector.cost_names))
     controller = build_multiplier(multiplier, len(constraints))
     if config.streams == "single" and not isinstance(controller, Fixed):
         raise InputError(

@@ -72,6 +72,20 @@ def envs() -> None:
 
 
 @app.command()
+def presets() -> None:
+    """List the algorithms (one plain name per line when piped)."""
+    from constrained_rl.presets import SUMMARIES
+
+    if not sys.stdout.isatty():
+        print("\n".join(SUMMARIES))
+        return
+    table = Table("preset", "what it does")
+    for name, summary in SUMMARIES.items():
+        table.add_row(name, summary)
+    Console().print(table)
+
+
+@app.command()
 def train(
     settings: Annotated[list[str] | None, typer.Argument(help=SETTINGS_HELP)] = None,
     preset: Annotated[
@@ -80,14 +94,15 @@ def train(
     out: Annotated[Path | None, typer.Option(help="run directory; must be new")] = None,
 ) -> None:
     """Train on an environment."""
-    from constrained_rl import presets, run
+    from constrained_rl import run
     from constrained_rl.config import RunConfig
+    from constrained_rl.presets import defaults
     from constrained_rl.settings import merge, read_layers, validate
 
     tree, source = read_layers(*split_settings(settings or []))
     section = tree.get("env", {})
     env_id = section.get("id") if isinstance(section, dict) else None
-    base = presets.defaults(preset, env_id if isinstance(env_id, str) else RunConfig().env.id)
+    base = defaults(preset, env_id if isinstance(env_id, str) else RunConfig().env.id)
     config = validate(RunConfig, merge(base, tree), source)
     name = f"{config.preset}-{config.env.id}"
     folder = out or run.default_folder(name, config.seed)

@@ -7,13 +7,11 @@ relative to the limit, so that they mean the same at a limit of 4 and of 25.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError
 from constrained_rl.settings import merge
-
-PresetName = Literal["ppo", "static_shaping", "ppo_lagrangian", "pid_lagrangian"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "ppo": {"constrained": False},

@@ -26,6 +26,7 @@ app = typer.Typer(
     callback=core.main_options,
 )
 app.command()(core.envs)
+app.command()(core.presets)
 app.command()(core.train)
 app.add_typer(llm, name="llm")
 

@@ -8,6 +8,7 @@ from constrained_rl.cli import app, run_cli, split_settings
 from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError
 from constrained_rl.logging import read_metrics
+from constrained_rl.presets import PRESETS
 from tests.constrained_rl.helpers import CARTPOLE
 
 TINY = (
@@ -35,6 +36,12 @@ def test_piped_environments_are_one_plain_id_per_line():
     result = CliRunner().invoke(app, ["envs"])
     assert result.exit_code == 0
     assert result.stdout.splitlines() == list(BUILT_IN)
+
+
+def test_piped_presets_are_one_plain_name_per_line():
+    result = CliRunner().invoke(app, ["presets"])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == list(PRESETS)
 
 
 def test_without_a_command_help_is_shown():
