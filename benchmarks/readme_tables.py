@@ -77,18 +77,16 @@ def safe_rlhf_verdict(document: dict[str, Any]) -> str:
     met = "; ".join(f"{name} in {count} of {len(seeds)}" for name, count in counts.items())
     static = [label for label in labels if label.startswith("static")]
     best = max(static, key=lambda label: (passed(label), gain(label)))
-    if passed(best) >= passed(recommended):
-        comparison = f"{best} matches it: all four targets in {passed(best)} of {len(seeds)} seeds"
-    else:
-        comparison = (
-            f"the best static weight over these seeds, {best}, reaches all four in "
-            f"{passed(best)} of {len(seeds)}"
-        )
+    others = [label for label in labels[1:] if label not in static]
     return (
-        f"The recommended setting, *{recommended}*, meets the targets as follows: {met}. "
-        f"Of the {len(static)} static weights, {comparison} "
-        f"(gain {gain(best):+.2f} against {gain(recommended):+.2f})."
-    ).replace("-0.", "−0.")
+        f"The recommended setting, *{recommended}*, meets the targets as follows: {met} seeds. "
+        "All four at once: "
+        + ", ".join(f"*{label}* in {passed(label)}" for label in [recommended, *others])
+        + f" of {len(seeds)}. "
+        f"The best of the {len(static)} static weights over these seeds, ν = {best.split()[-1]}, "
+        f"does so in {passed(best)} of {len(seeds)} (mean gain {gain(best):+.2f} against "
+        f"{gain(recommended):+.2f})."
+    )
 
 
 def detour_table(document: dict[str, Any]) -> str:
