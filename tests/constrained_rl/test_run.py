@@ -190,8 +190,9 @@ def test_resuming_over_a_damaged_checkpoint_uses_the_one_before(uninterrupted, d
     assert policy_bytes(folder) == policy_bytes(uninterrupted(DETOUR))
 
 
-def test_a_run_killed_by_the_system_resumes_to_the_same_policy(tmp_path):
-    config = config_of(iterations=40)
+@pytest.mark.parametrize("env_id", list(BUILT_IN))
+def test_a_run_killed_by_the_system_resumes_to_the_same_policy(tmp_path, env_id):
+    config = config_of(env_id, iterations=40)
     whole, folder = run.start(config, tmp_path / "whole"), tmp_path / "killed"
     # The child waits at every iteration so that it cannot finish before it is killed.
     code = (
