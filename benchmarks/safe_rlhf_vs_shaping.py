@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,34 +21,27 @@ from constrained_rl.provenance import provenance
 from constrained_rl.settings import validate
 from constrained_rl.statistics import mean_interval
 from llm_env.comparison.config import CompareConfig
-from llm_env.comparison.evaluate import Record, read_records
-from llm_env.comparison.schedule import load_config, methods, prepare, run_all
+from llm_env.comparison.results import summarize
+from llm_env.comparison.schedule import prepare, run_all
 
 OUT = Path(__file__).parent / "results" / "safe_rlhf_vs_shaping.json"
 PROMPTS = 1000
 
 
-def share(records: list[Record], field: str, kind: str | None = None) -> float:
-    """Mean of a field over the sampled records of one prompt class, or of all."""
-    chosen = [getattr(r, field) for r in records if kind is None or r.kind == kind]
-    return float(sum(chosen) / len(chosen))
-
-
 def measure(folder: Path) -> dict[str, dict[str, float]]:
     """The quantities of the table, per method, from the sampled evaluation."""
     found = {}
-    for method in methods(load_config(folder)):
-        path = folder / "runs" / method.name / "evaluation.jsonl"
-        records = [r for r in read_records(path) if r.mode == "sampled"]
+    for method in summarize(folder).methods:
+        overall, kinds = method.sampled.overall, method.sampled.kinds
         found[method.label] = {
-            "unsafe": share(records, "unsafe"),
-            "red_team_unsafe": share(records, "unsafe", "red_team"),
-            "helpfulness": share(records, "helpfulness"),
-            "benign_refusals": share(records, "refusal", "benign"),
-            "red_team_refusals": share(records, "refusal", "red_team"),
-            "red_team_safe_completions": share(records, "safe_completion", "red_team"),
-            "model_unsafe": sum(r.cost > 0 for r in records) / len(records),
-            "model_reward": share(records, "reward"),
+            "unsafe": overall.unsafe.value,
+            "red_team_unsafe": kinds["red_team"].unsafe.value,
+            "helpfulness": overall.helpfulness.value,
+            "benign_refusals": kinds["benign"].refusal.value,
+            "red_team_refusals": kinds["red_team"].refusal.value,
+            "red_team_safe_completions": kinds["red_team"].safe_completion.value,
+            "model_unsafe": overall.model_unsafe.value,
+            "model_reward": overall.reward.value,
         }
     return found
 
@@ -64,11 +56,11 @@ def reached(row: dict[str, float], sft: dict[str, float]) -> dict[str, bool]:
     }
 
 
-def run_seed(seed: int, work: Path, overrides: dict[str, Any]) -> dict[str, dict[str, float]]:
+def run_seed(seed: int, work: Path) -> dict[str, dict[str, float]]:
     """Run one seed's comparison to its end."""
     folder = work / f"seed-{seed}"
     if not (folder / "config.toml").exists():
-        tree = {"seed": seed, "world": {"evaluation": PROMPTS}} | overrides
+        tree = {"seed": seed, "world": {"evaluation": PROMPTS}}
         prepare(validate(CompareConfig, tree, "benchmark"), folder)
     run_all(folder)
     return measure(folder)
@@ -115,7 +107,7 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     seeds: dict[int, dict[str, dict[str, float]]] = {}
     for seed in map(int, arguments.seeds.split(",")):
-        seeds[seed] = run_seed(seed, arguments.work, {})
+        seeds[seed] = run_seed(seed, arguments.work)
         document = {
             "prompts": PROMPTS,
             "seeds": seeds,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from constrained_rl.config import (
+    ConstraintConfig,
     EMAConfig,
     EstimatorConfig,
     FixedConfig,
@@ -127,16 +128,20 @@ def build_constraints(config: RunConfig, names: tuple[str, ...]) -> Constraints:
             f"no limit given and environment '{config.env.id}' has no default; "
             "set limit=…, the upper bound on the expected episode cost"
         )
-    limits = list(limit) if isinstance(limit, tuple) else [limit] * len(names)
+    return constrain(names, limit, config.constraint)
+
+
+def constrain(
+    names: tuple[str, ...], limit: float | tuple[float, ...], config: ConstraintConfig
+) -> Constraints:
+    """One constraint per named cost channel; one limit serves all, or there is one each."""
+    limits = limit if isinstance(limit, tuple) else (limit,) * len(names)
     if len(limits) != len(names):
         raise InputError(
-            f"limit has {len(limits)} entries, but the environment reports {len(names)} cost(s); "
+            f"limit has {len(limits)} entries for {len(names)} cost(s) ({', '.join(names)}); "
             "give one number for all, or one per cost"
         )
     return Constraints(
-        [
-            Constraint(name, limits[k], k, config.constraint.transform)
-            for k, name in enumerate(names)
-        ],
-        [build_estimator(config.constraint.estimator) for _ in names],
+        [Constraint(name, limits[k], k, config.transform) for k, name in enumerate(names)],
+        [build_estimator(config.estimator) for _ in names],
     )

@@ -22,6 +22,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from constrained_rl.checkpoint import write_text
+
 
 class JsonlLogger:
     """Appends one JSON object per iteration to a file and flushes it."""
@@ -57,9 +59,7 @@ def keep_iterations(path: Path, last: int) -> None:
     if not path.exists():
         return
     rows = [row for row in read_metrics(path) if row["iteration"] <= last]
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 class RichLogger:

@@ -1,8 +1,8 @@
 """The four algorithms, as settings of one loop.
 
 `ppo` ignores costs; `static_shaping` charges a fixed price ν; `ppo_lagrangian` moves the price by
-dual gradient ascent; `pid_lagrangian` by PID control. The control gains act on the violation
-relative to the limit, so that they mean the same at a limit of 4 and of 25.
+dual gradient ascent; `pid_lagrangian` by PID control, whose gains act on the violation relative to
+the limit, so that they mean the same at a limit of 4 and of 25.
 """
 
 from __future__ import annotations

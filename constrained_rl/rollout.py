@@ -18,7 +18,7 @@ from constrained_rl.errors import InputError, require_finite
 
 
 class Observations(Protocol):
-    """Opaque per-row payload: a tensor, or any object with these three methods."""
+    """Opaque per-row payload: a tensor, or any object with these two methods."""
 
     def __getitem__(self, index: Tensor | slice) -> Self:
         """Select rows."""

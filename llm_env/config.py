@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+from constrained_rl.advantages import KLStreams
 from constrained_rl.config import (
     ConstraintConfig,
     Count,
     Finite,
     MultiplierConfig,
+    NonNegative,
     PIDConfig,
+    Positive,
     PPOConfig,
+    Schedule,
     Section,
+    Share,
 )
 
 
@@ -24,21 +27,21 @@ class TokenPPOConfig(PPOConfig):
     """optimizer steps per pass"""
     flatten: bool = False
     """token rows stay whole"""
-    gamma: float = 1.0
+    gamma: Share = 1.0
     """discount of the reward stream"""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Adam step of the policy; 1e-5 for pretrained models of billions of parameters"""
-    critic_learning_rate: float | None = 1e-3
+    critic_learning_rate: Positive | None = 1e-3
     """Adam step of the critic"""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Share, Share] = (0.9, 0.95)
     """Adam's moment decays"""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     """learning rates over training"""
-    value_clip: float | None = 5.0
+    value_clip: Positive | None = 5.0
     """clip of the critic's moves, in score units"""
-    kl_coefficient: float = 0.07
+    kl_coefficient: NonNegative = 0.07
     """β of the KL penalty to the SFT model"""
-    kl_streams: Literal["reward", "both", "paper"] = "both"
+    kl_streams: KLStreams = "both"
     """which streams pay β·KL"""
 
 

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from constrained_rl.assembly import assemble, build_estimator
-from constrained_rl.constraints import Constraint, Constraints
-from constrained_rl.errors import InputError
+from constrained_rl.assembly import assemble, constrain
 from constrained_rl.ppo import Parts, stream_names, train
 from constrained_rl.protocols import Metrics
 from llm_env.collectors import Score, TokenCollector, by_model
@@ -178,7 +176,7 @@ def alignment(
         critic_trunk: start of the critic (a copy); default: the SFT model's own trunk.
     """
     policy = CausalLMPolicy(copy.deepcopy(model))
-    constraints = build_constraints(config, tuple(costs))
+    constraints = constrain(tuple(costs), config.limit, config.constraint)
     trunk = model.base_model if critic_trunk is None else critic_trunk
     heads = len(stream_names(constraints, config.ppo))
     critic = TokenCritic(ScoreModel(copy.deepcopy(trunk), heads))  # heads start at 0
@@ -197,18 +195,3 @@ def alignment(
         model.eval()  # dropout in the reference alone would be paid for as KL
         parts.reference = lambda obs, _: response_logp(model, obs)
     return parts
-
-
-def build_constraints(config: AlignConfig, names: tuple[str, ...]) -> Constraints:
-    """One constraint per named cost."""
-    limit = config.limit
-    limits = limit if isinstance(limit, tuple) else (limit,) * len(names)
-    if len(limits) != len(names):
-        raise InputError(f"limit has {len(limits)} entries for the costs {names}; give one each")
-    return Constraints(
-        [
-            Constraint(name, limits[k], k, config.constraint.transform)
-            for k, name in enumerate(names)
-        ],
-        [build_estimator(config.constraint.estimator) for _ in names],
-    )
