@@ -138,7 +138,7 @@ def constrain(
     limits = limit if isinstance(limit, tuple) else (limit,) * len(names)
     if len(limits) != len(names):
         raise InputError(
-            f"limit has {len(limits)} entries for {len(names)} cost(s) ({', '.join(names)}); "
+            f"limit has {len(limits)} entries for the costs {names}; "
             "give one number for all, or one per cost"
         )
     return Constraints(

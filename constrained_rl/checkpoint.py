@@ -27,7 +27,7 @@ TENSOR = "$tensor"
 def pack(state: object, tensors: dict[str, Tensor], path: str = "") -> object:
     """Replace every tensor in a nested state by a reference into `tensors`."""
     if isinstance(state, Tensor):
-        tensors[path] = state.detach()  # `write_tensors` copies
+        tensors[path] = state.detach().cpu().clone().contiguous()
         return {TENSOR: path}
     if isinstance(state, Mapping):
         # JSON knows only string keys, and optimizers number their parameters: keep the type.
