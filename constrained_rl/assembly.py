@@ -139,7 +139,7 @@ def constrain(
     if len(limits) != len(names):
         raise InputError(
             f"limit has {len(limits)} entries for the costs {names}; "
-            "give one number for all, or one per cost"
+            f"give one number for all {len(names)} cost(s), or one per cost"
         )
     return Constraints(
         [Constraint(name, limits[k], k, config.transform) for k, name in enumerate(names)],
