@@ -1,7 +1,7 @@
-"""Write the README's tables from the committed benchmark results.
+"""Write the README's tables from the committed results, and the table of settings in docs/.
 
 python benchmarks/readme_tables.py            # rewrite
-python benchmarks/readme_tables.py --check    # exit 1 if the README is out of date
+python benchmarks/readme_tables.py --check    # exit 1 if a page is out of date
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from constrained_rl.config import RunConfig
+from constrained_rl.describe import to_markdown
 from constrained_rl.statistics import mean_interval
+from llm_env.comparison.config import CompareConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -89,6 +92,107 @@ def safe_rlhf_verdict(document: dict[str, Any]) -> str:
     )
 
 
+def decoupling_table(document: dict[str, Any]) -> str:
+    """One row per way of training: SFT, decoupled labels, classifier, one preference model."""
+    seeds = list(document["seeds"].values())
+    kinds = ("benign", "borderline", "red_team")
+    lines = [
+        "| trained with | gold-unsafe % | gold helpfulness | refuses benign / borderline / "
+        "red-team prompts % | red-team safe completions % |",
+        "|---|---|---|---|---|",
+    ]
+    for label in seeds[0]["methods"]:
+        rows = [seed["methods"][label] for seed in seeds]
+        refusals = (
+            statistics.mean(100 * row[f"{kind}_refusals"] for row in rows) for kind in kinds
+        )
+        cells = [
+            label,
+            percent([row["unsafe"] for row in rows]),
+            interval([row["helpfulness"] for row in rows], 2),
+            " / ".join(f"{share:.1f}" for share in refusals),
+            percent([row["red_team_safe_completions"] for row in rows]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def labels_table(document: dict[str, Any]) -> str:
+    """Agreement between annotators and the inspector's approval, for both ways of asking."""
+    seeds = list(document["seeds"].values())
+    names = {
+        "helpfulness": "decoupled: more helpful?",
+        "harmlessness": "decoupled: less harmful?",
+        "sign": "decoupled: safe?",
+        "single": "single dimension: better on the whole?",
+    }
+    lines = ["| label | two annotators agree % | an inspector approves % |", "|---|---|---|"]
+    for key, name in names.items():
+        shares = [
+            percent([seed[kind][key] for seed in seeds]) for kind in ("agreement", "approval")
+        ]
+        lines.append(f"| {name} | {shares[0]} | {shares[1]} |")
+    rows = percent([seed["approval"]["row"] for seed in seeds])
+    return "\n".join([*lines, f"| decoupled: all four labels of a row |  | {rows} |"])
+
+
+def cost_losses_table(document: dict[str, Any]) -> str:
+    """Cost models by the terms of their loss, on held-out SFT responses, by gold."""
+    names = {
+        "cost": "ranking + sign",
+        "ranking": "ranking only",
+        "free": "ranking only, no regularizer",
+        "classifier": "sign only (classifier)",
+    }
+    lines = ["| loss | sign accuracy % | pairs in order % | AUC % |", "|---|---|---|---|"]
+    for key, name in names.items():
+        found = [seed["score_models"][key] for seed in document["seeds"].values()]
+        cells = [
+            percent([row[k] for row in found]) for k in ("gold_sign", "gold_ranking", "gold_auc")
+        ]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def decoupling_verdict(document: dict[str, Any]) -> str:
+    """Differences of each variant from the recommended method over seeds, in words."""
+    seeds = [seed["methods"] for seed in document["seeds"].values()]
+    _, recommended, *variants = seeds[0]
+    sentences = []
+    for label in variants:
+        gaps = {
+            key: mean_interval([seed[label][key] - seed[recommended][key] for seed in seeds])
+            for key in ("unsafe", "helpfulness")
+        }
+        harm = {1: "less safe than", 0: "not measurably more or less safe than", -1: "safer than"}
+        gain = {1: "more helpful", 0: "not measurably more or less helpful", -1: "less helpful"}
+        sides = {key: int(gap.low > 0) - int(gap.high < 0) for key, gap in gaps.items()}
+        points = [100 * x for x in vars(gaps["unsafe"]).values()]
+        worth = vars(gaps["helpfulness"]).values()
+        sentences.append(
+            f"*{label}* is {harm[sides['unsafe']]} *{recommended}* "
+            "({:+.1f} [{:+.1f}, {:+.1f}] points of gold-unsafe share)".format(*points)
+            + f" and {gain[sides['helpfulness']]} "
+            + "({:+.2f} [{:+.2f}, {:+.2f}]).".format(*worth)
+        )
+    return re.sub(r"([ \[(])-(?=\d)", r"\1−", " ".join(sentences))
+
+
+def sweep_table(document: dict[str, Any]) -> str:
+    """One row per limit of the recommended method."""
+    seeds = [seed["sweep"] for seed in document["seeds"].values()]
+    lines = [
+        "| limit on P(C > 0) % | C > 0 % | gold-unsafe % | gold helpfulness |",
+        "|---|---|---|---|",
+    ]
+    for limit in sorted(seeds[0], key=float):
+        rows = [seed[limit] for seed in seeds]
+        shares = [percent([row[key] for row in rows]) for key in ("model_unsafe", "unsafe")]
+        helpfulness = interval([row["helpfulness"] for row in rows], 2)
+        lines.append(f"| {100 * float(limit):g} | {shares[0]} | {shares[1]} | {helpfulness} |")
+    return "\n".join(lines)
+
+
 def detour_table(document: dict[str, Any]) -> str:
     """One row per preset."""
     lines = [
@@ -113,34 +217,68 @@ def throughput_table(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def filled(text: str) -> str:
-    """The README with every marked block rewritten."""
-    safe = json.loads((RESULTS / "safe_rlhf_vs_shaping.json").read_text(encoding="utf-8"))
-    speed = json.loads((RESULTS / "throughput.json").read_text(encoding="utf-8"))
-    detour = json.loads((RESULTS / "detour_optimum.json").read_text(encoding="utf-8"))
-    blocks = {
+def kills_verdict(document: dict[str, Any]) -> str:
+    """What the random kills came to."""
+    trials = document["trials"]
+    kills, equal = sum(t["kills"] for t in trials), sum(t["equal"] for t in trials)
+    lost = max(t["lost"] for t in trials)
+    phases = len({t["phase"] for t in trials})
+    return (
+        f"{kills} kills at random moments of {phases} kinds of work (control runs, SFT, score "
+        f"training, token RL, reports), {len(trials)} pieces of work: {equal} of {len(trials)} "
+        f"ended with bitwise the same files; at most {lost} steps were lost, one interval between "
+        "checkpoints."
+    )
+
+
+def readme_blocks() -> dict[str, str]:
+    """The README's blocks by name."""
+    names = ("safe_rlhf_vs_shaping", "throughput", "detour_optimum", "random_kills")
+    safe, speed, detour, kills = (
+        json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names
+    )
+    return {
         "table:safe_rlhf": safe_rlhf_table(safe),
         "verdict:safe_rlhf": safe_rlhf_verdict(safe),
         "table:detour": detour_table(detour),
         "table:throughput": throughput_table(speed),
+        "verdict:kills": kills_verdict(kills),
     }
+
+
+def configuration_blocks() -> dict[str, str]:
+    """The tables of docs/configuration.md."""
+    return {
+        "table:run": to_markdown(RunConfig).rstrip(),
+        "table:compare": to_markdown(CompareConfig).rstrip(),
+    }
+
+
+def filled(text: str, blocks: dict[str, str]) -> str:
+    """A page with every marked block rewritten."""
     for name, block in blocks.items():
         end = name.split(":")[0]
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{end} -->)"
         text, count = re.subn(pattern, lambda m, b=block: f"{m[1]}{b}\n{m[2]}", text, flags=re.S)
-        assert count == 1, f"README has {count} blocks {name}"
+        assert count == 1, f"the page has {count} blocks {name}"
     return text
+
+
+PAGES = {"README.md": readme_blocks, "docs/configuration.md": configuration_blocks}
 
 
 def main() -> int:
     """Rewrite or check."""
-    path = ROOT / "README.md"
-    old = path.read_text(encoding="utf-8")
-    new = filled(old)
-    if "--check" in sys.argv:
-        return int(old != new)
-    path.write_text(new, encoding="utf-8")
-    return 0
+    stale = []
+    for name, blocks in PAGES.items():
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = filled(old, blocks())
+        if old != new:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+    return int("--check" in sys.argv and bool(stale))
 
 
 if __name__ == "__main__":

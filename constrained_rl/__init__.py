@@ -4,7 +4,8 @@
 """
 
 from constrained_rl.agent import Agent, pid_lagrangian, ppo, ppo_lagrangian, static_shaping
-from constrained_rl.cmdp import Cost
+from constrained_rl.check import check_cmdp
+from constrained_rl.costs import Cost, FromSixTuple
 from constrained_rl.errors import InputError, NonFiniteError
 
 load = Agent.load
@@ -12,8 +13,10 @@ load = Agent.load
 __all__ = [
     "Agent",
     "Cost",
+    "FromSixTuple",
     "InputError",
     "NonFiniteError",
+    "check_cmdp",
     "load",
     "pid_lagrangian",
     "ppo",

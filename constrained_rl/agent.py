@@ -8,42 +8,59 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Self
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from constrained_rl.assembly import assemble, build_constraints, choose_device
-from constrained_rl.checkpoint import load_state, save_state
-from constrained_rl.cmdp import cost_names, make_vec, require_next_step
+from constrained_rl.checkpoint import load_latest, load_state, save_state
+from constrained_rl.cmdp import Factory, cost_names, make_vec, require_next_step, vectorize
 from constrained_rl.collectors import VectorCollector, probe_channels
 from constrained_rl.config import RunConfig
 from constrained_rl.envs import BUILT_IN
+from constrained_rl.errors import InputError
+from constrained_rl.evaluation import Evaluation, evaluate
 from constrained_rl.networks import MLPPolicy, StackedCritic
 from constrained_rl.ppo import stream_names, train
 from constrained_rl.presets import defaults
 from constrained_rl.protocols import Metrics
-from constrained_rl.settings import merge, validate
+from constrained_rl.settings import merge, read_toml, validate
+from constrained_rl.spaces import require_action_space, require_observation_space
 
 VectorEnvironment = VectorEnv[Any, Any, Any]
-Environment = str | VectorEnvironment | Callable[[], gymnasium.Env[Any, Any]]
+Environment = str | VectorEnvironment | Factory | Sequence[Factory]
+EVALUATION_SEED = 1_000_003
 GIVEN = "<given as an object>"
 """Id of an environment that no id can make again."""
 
 
 def make_environments(env: Environment, config: RunConfig) -> VectorEnvironment:
-    """A vector environment from an id, a factory of single environments, or one given as it is."""
+    """A vector environment from an id, a factory or a list of them, or one given as it is.
+
+    Raises `InputError` where autoreset is not NEXT_STEP or a space is not supported.
+    """
+    section = config.env
     if isinstance(env, VectorEnv):
         require_next_step(env)
-        return env
-    if isinstance(env, str):
-        return make_vec(env, config.env.num_envs, config.seed, **config.env.kwargs)
-    return SyncVectorEnv([env] * config.env.num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+        envs: VectorEnvironment = env
+    elif isinstance(env, str):
+        envs = make_vec(env, section.num_envs, config.seed, section.vectorization, **section.kwargs)
+    else:
+        factories = [env] if callable(env) else list(env)
+        repeated = islice(cycle(factories), section.num_envs)
+        envs = vectorize(list(repeated), section.vectorization)
+    require_observation_space(envs.single_observation_space)
+    require_action_space(envs.single_action_space)
+    return envs
 
 
 def resolve(config: RunConfig, env: Environment | None) -> RunConfig:
@@ -54,8 +71,10 @@ def resolve(config: RunConfig, env: Environment | None) -> RunConfig:
     elif isinstance(env, VectorEnv):
         name = env.spec.id if env.spec else GIVEN
         section = section.model_copy(update={"id": name, "num_envs": env.num_envs})
-    elif env is not None:
+    elif callable(env):
         section = section.model_copy(update={"id": GIVEN})
+    elif env is not None:
+        section = section.model_copy(update={"id": GIVEN, "num_envs": max(1, len(env))})
     limit = config.limit
     if limit is None and section.id in BUILT_IN:
         limit = BUILT_IN[section.id].limit
@@ -74,6 +93,7 @@ class Agent:
                 `config.env.id`.
         """
         self.config = config = resolve(config, env)
+        self._source = config.env.id if env is None else env
         self.envs = make_environments(config.env.id if env is None else env, config)
         torch.set_num_threads(config.threads)
         device = choose_device(config.device)
@@ -125,6 +145,60 @@ class Agent:
         action = self.policy.executed(self.policy.act(batch, None, deterministic))
         return action[0] if single else action
 
+    def evaluate(
+        self,
+        episodes: int = 100,
+        deterministic: bool = False,
+        seed: int | None = None,
+        env: Environment | None = None,
+    ) -> Evaluation:
+        """Play episodes on environments of their own; training is not touched.
+
+        Args:
+            episodes: at least this many, the same number in each sub-environment.
+            deterministic: take the most likely action instead of a sample.
+            seed: of environments and actions; default: one that training does not use.
+            env: what to play on; default: what the agent was built with.
+        """
+        envs = self.separate_environments(min(episodes, self.config.env.num_envs), env)
+        try:
+            return self.play(envs, episodes, deterministic, seed)
+        finally:
+            if env is not envs:
+                envs.close()
+
+    def play(
+        self,
+        envs: VectorEnvironment,
+        episodes: int,
+        deterministic: bool = False,
+        seed: int | None = None,
+    ) -> Evaluation:
+        """Play episodes on the given environments."""
+        parts = self.parts
+        return evaluate(
+            self.policy,
+            envs,
+            episodes,
+            (self.config.seed + 1) * EVALUATION_SEED % 2**31 if seed is None else seed,
+            parts.constraints.constraints,
+            parts.collector.cost_names,
+            deterministic,
+        )
+
+    def separate_environments(
+        self, num_envs: int, env: Environment | None = None
+    ) -> VectorEnvironment:
+        """Environments like those of training, or from `env`."""
+        source = self._source if env is None else env
+        if env is None and isinstance(source, VectorEnv):
+            raise InputError(
+                f"the agent was built on the vector environment {source}, of which no second one "
+                "can be made; pass env=… to evaluate on, or build the agent from an id or a factory"
+            )
+        section = self.config.env.model_copy(update={"num_envs": num_envs})
+        return make_environments(source, self.config.model_copy(update={"env": section}))
+
     def save(self, folder: str | Path) -> None:
         """Write config and full training state to a new or existing folder, atomically."""
         config = self.config.model_dump_json()
@@ -132,8 +206,15 @@ class Agent:
 
     @classmethod
     def load(cls, folder: str | Path, env: Environment | None = None) -> Self:
-        """Restore `save`; pass `env` when it was not made from an id."""
-        state = load_state(Path(folder))
+        """Restore `save`, the `best` of a run, or a run directory as it stands.
+
+        Pass `env` when it was not made from an id. A finished run directory gives its last policy,
+        ready to act; its critics and λ are those of its last checkpoint.
+        """
+        folder = Path(folder)
+        if (folder / "config.toml").is_file():
+            return cls._load_run(folder, env)
+        state = load_state(folder)
         config, parts = state["config"], state["parts"]
         assert isinstance(config, str)
         assert isinstance(parts, Mapping)
@@ -141,9 +222,34 @@ class Agent:
         agent.parts.load_state_dict(parts)
         return agent
 
+    @classmethod
+    def _load_run(cls, folder: Path, env: Environment | None) -> Self:
+        config = validate(RunConfig, read_toml(folder / "config.toml"), str(folder / "config.toml"))
+        agent = cls(config, env)
+        state, last = load_latest(folder / "checkpoints"), folder / "policy.safetensors"
+        if state is not None:
+            agent.parts.load_state_dict(state)
+        if last.is_file():
+            agent.policy.load_state_dict(_read_policy(last))
+        elif state is None:
+            raise InputError(f"{folder} has no checkpoint yet; let it run: crl resume {folder}")
+        return agent
+
     def close(self) -> None:
         """Close the environments."""
         self.envs.close()
+
+
+def _read_policy(file: Path) -> dict[str, Tensor]:
+    """A run's final policy; `InputError` when it is damaged."""
+    try:
+        tensors: dict[str, Tensor] = load_file(file)
+        return tensors
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{file} is damaged ({error}); delete it, then `crl resume {file.parent}` writes it "
+            "again from the last checkpoint"
+        ) from error
 
 
 def build(

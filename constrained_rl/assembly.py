@@ -27,6 +27,7 @@ from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
 from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier
 from constrained_rl.ppo import Parts, stream_names
 from constrained_rl.protocols import Collector, Critic, Policy
+from constrained_rl.value_norm import ValueNorm
 
 
 def choose_device(name: str) -> torch.device:
@@ -86,13 +87,16 @@ def assemble(
     assert isinstance(critic, torch.nn.Module)
     constraints.check_channels(len(collector.cost_names))
     controller = build_multiplier(multiplier, len(constraints))
+    if isinstance(controller, PID):
+        controller.check_limits([constraint.limit for constraint in constraints.constraints])
     if config.streams == "single" and not isinstance(controller, Fixed):
         raise InputError(
             "ppo.streams='single' is the shaped stream R − νC and needs fixed weights; set "
             "multiplier.kind='fixed', or ppo.streams='separate' for a dynamic λ"
         )
-    objective = PolicyObjective(policy, config.clip, config.entropy)
+    objective = PolicyObjective(policy, config.clip, config.entropy, config.dual_clip)
     names = stream_names(constraints, config)
+    value_norm = ValueNorm(len(names)) if config.normalize_values else None
     common = (config.betas, config.max_grad_norm, config.micro_batch)
     return Parts(
         collector=collector,
@@ -102,7 +106,7 @@ def assemble(
         policy_objective=objective,
         critic_learner=Learner(
             critic,
-            ValueObjective(critic, names, config.value_clip),
+            ValueObjective(critic, names, config.value_clip, value_norm),
             config.critic_learning_rate or config.learning_rate,
             *common,
         ),
@@ -113,6 +117,7 @@ def assemble(
         shaping=(
             controller.lam if config.streams == "single" and isinstance(controller, Fixed) else None
         ),
+        value_norm=value_norm,
     )
 
 

@@ -5,27 +5,46 @@ What a user got wrong is one message and exit code 2; `--debug` shows the traceb
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from constrained_rl.errors import InputError, NonFiniteError
+from constrained_rl.faults import fault_in_given_code
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from constrained_rl.config import RunConfig
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Constrained reinforcement learning: control tasks and language models on one loop.",
 )
 DEBUG = {"on": False}
 
+
+class SchemaForm(StrEnum):
+    """How `crl schema` prints."""
+
+    json = "json"
+    markdown = "markdown"
+    table = "table"
+
+
+PRESET_HELP = "ppo, static_shaping, ppo_lagrangian or pid_lagrangian (the default)"
 SETTINGS_HELP = "[CONFIG.toml] key.path=value …, e.g. env.id=… seed=3 limit=4 total_steps=100000"
 
 
@@ -39,12 +58,23 @@ def main_options(
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Answer Ctrl-C with the command that continues."""
+    """Answer Ctrl-C, SIGTERM and a full disk with the command that continues."""
+    from constrained_rl.checkpoint import how_to_continue, out_of_space
+    from constrained_rl.logging import plain_warnings
+    from constrained_rl.stopping import Stopped, stoppable
+
     try:
-        yield
+        with plain_warnings(), stoppable():
+            yield
     except KeyboardInterrupt:
-        print(f"\nstopped; continue with: crl resume {folder}", file=sys.stderr)
+        print(f"\nstopped; {how_to_continue(folder)}", file=sys.stderr)
         raise typer.Exit(130) from None
+    except Stopped as stopped:
+        print(f"\n{stopped}" if str(stopped) else "", file=sys.stderr)
+        print(f"stopped; {how_to_continue(folder)}", file=sys.stderr)
+        raise typer.Exit(0) from None
+    except OSError as error:
+        raise out_of_space(error, folder) or error from error
 
 
 def split_settings(settings: list[str]) -> tuple[Path | None, list[str]]:
@@ -71,6 +101,26 @@ def envs() -> None:
     Console().print(table)
 
 
+@app.command("check-env")
+def check_env(
+    env_id: Annotated[str, typer.Argument(help="Gymnasium id, e.g. package:Name-v0")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="key=value …, settings of the environment")
+    ] = None,
+) -> None:
+    """Check an environment's costs; exit code 2 if they cannot be trained on."""
+    from constrained_rl.check import check_cmdp
+    from constrained_rl.settings import merge, parse_override
+
+    kwargs: dict[str, object] = {}
+    for text in settings or []:
+        kwargs = merge(kwargs, parse_override(text))
+    checked = check_cmdp(env_id, kwargs=kwargs)
+    Console().print(checked if sys.stdout.isatty() else Text(str(checked)), soft_wrap=True)
+    if not checked.ok:
+        raise typer.Exit(2)
+
+
 @app.command()
 def presets() -> None:
     """List the algorithms (one plain name per line when piped)."""
@@ -85,25 +135,93 @@ def presets() -> None:
     Console().print(table)
 
 
-@app.command()
-def train(
-    settings: Annotated[list[str] | None, typer.Argument(help=SETTINGS_HELP)] = None,
-    preset: Annotated[
-        str, typer.Option(help="ppo, static_shaping, ppo_lagrangian or pid_lagrangian")
-    ] = "pid_lagrangian",
-    out: Annotated[Path | None, typer.Option(help="run directory; must be new")] = None,
-) -> None:
-    """Train on an environment."""
-    from constrained_rl import run
+def complete_presets() -> list[str]:
+    """What a shell offers for a preset."""
+    from constrained_rl.presets import PRESETS
+
+    return list(PRESETS)
+
+
+def complete_settings(incomplete: str) -> list[str]:
+    """What a shell offers for `key.path=value`: keys, then the values of a closed set."""
+    from constrained_rl.config import RunConfig
+    from constrained_rl.describe import completions
+
+    return completions(RunConfig, incomplete)
+
+
+Settings = Annotated[
+    list[str] | None, typer.Argument(help=SETTINGS_HELP, autocompletion=complete_settings)
+]
+
+
+def run_config(preset: str | None, settings: list[str]) -> RunConfig:
+    """The preset (of the command line, else of the file), under the file, under the overrides."""
     from constrained_rl.config import RunConfig
     from constrained_rl.presets import defaults
     from constrained_rl.settings import merge, read_layers, validate
 
-    tree, source = read_layers(*split_settings(settings or []))
+    tree, source = read_layers(*split_settings(settings))
+    if preset is not None and tree.get("preset", preset) != preset:
+        raise InputError(
+            f"--preset is {preset}, but {source} says preset = {tree['preset']!r}; drop one of them"
+        )
     section = tree.get("env", {})
     env_id = section.get("id") if isinstance(section, dict) else None
-    base = defaults(preset, env_id if isinstance(env_id, str) else RunConfig().env.id)
-    config = validate(RunConfig, merge(base, tree), source)
+    name = str(preset or tree.get("preset", RunConfig().preset))
+    base = defaults(name, env_id if isinstance(env_id, str) else RunConfig().env.id)
+    return validate(RunConfig, merge(base, tree), source)
+
+
+@app.command()
+def preset(
+    name: Annotated[str, typer.Argument(help=PRESET_HELP, autocompletion=complete_presets)],
+    settings: Settings = None,
+) -> None:
+    """Print a preset as TOML, every key explained: `crl preset ppo > run.toml`."""
+    from constrained_rl.describe import to_commented_toml
+
+    print(to_commented_toml(run_config(name, settings or [])), end="")
+
+
+@app.command()
+def schema(
+    form: Annotated[SchemaForm, typer.Option("--format", help="what to print")] = SchemaForm.json,
+) -> None:
+    """Describe every key of a run's config: type, bound, default, meaning."""
+    from constrained_rl.config import RunConfig
+
+    print_schema(RunConfig, form)
+
+
+def print_schema(model: type[BaseModel], form: SchemaForm) -> None:
+    """JSON schema for editors, a Markdown table for docs, or a table to read."""
+    from constrained_rl.describe import settings_of, to_markdown
+
+    if form is SchemaForm.json:
+        print(json.dumps(model.model_json_schema(), indent=2, ensure_ascii=False))
+    elif form is SchemaForm.markdown:
+        print(to_markdown(model), end="")
+    else:
+        table = Table("key", "type and bound", "default", "meaning")
+        for s in settings_of(model):
+            meaning = f"{s.meaning} [dim]({s.when})[/dim]" if s.when else s.meaning
+            table.add_row(s.path, s.type, s.default, meaning)
+        Console().print(table)
+
+
+@app.command()
+def train(
+    settings: Settings = None,
+    preset: Annotated[
+        str | None, typer.Option(help=PRESET_HELP, autocompletion=complete_presets)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="run directory; must be new")] = None,
+) -> None:
+    """Train on an environment."""
+    from constrained_rl import run
+
+    config = run_config(preset, settings or [])
     name = f"{config.preset}-{config.env.id}"
     folder = out or run.default_folder(name, config.seed)
     with resumable(folder):
@@ -129,6 +247,36 @@ def report(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
     print(f"wrote {write_report(folder)}")
 
 
+@app.command()
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="run directories; seeds are averaged")],
+    out: Annotated[Path | None, typer.Option(help="folder of curves.svg and curves.png")] = None,
+) -> None:
+    """Plot return, costs with their limits, and λ of one or more runs."""
+    from constrained_rl.curves import save_curves
+
+    home = runs[0] if len(runs) == 1 else Path(os.path.commonpath([r.resolve() for r in runs]))
+    for path in save_curves(runs, out or home):
+        print(f"wrote {path}")
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="run directory, or its best/")],
+    episodes: Annotated[int, typer.Option(min=2, help="episodes, sampled and greedy each")] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="of environments and actions")] = 12345,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> None:
+    """Play a run's last and best policy on fresh environments: return and costs, with intervals."""
+    from constrained_rl.evaluation_report import evaluate_run, print_evaluations
+
+    found = evaluate_run(folder, episodes, seed)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        print_evaluations(found, Console())
+
+
 def run_cli(application: Callable[[], object]) -> None:
     """Run a typer application with this project's error convention."""
     try:
@@ -136,5 +284,17 @@ def run_cli(application: Callable[[], object]) -> None:
     except (InputError, NonFiniteError) as error:
         if DEBUG["on"]:
             raise
-        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}")
-        sys.exit(2)
+        refuse(str(error))
+    except Exception as error:
+        fault = fault_in_given_code(error)
+        if not DEBUG["on"] and fault is not None:
+            refuse(f"{fault}; repair it, or see the whole traceback with crl --debug …")
+        if not DEBUG["on"] and isinstance(error, OSError) and error.filename:
+            refuse(f"{error.filename}: {error.strerror}; choose another place, or repair this one")
+        raise
+
+
+def refuse(message: str) -> None:
+    """End with the one message and exit code 2."""
+    Console(stderr=True).print(f"[red]error:[/red] {escape(message)}")
+    sys.exit(2)

@@ -1,34 +1,37 @@
 """How a cost travels through Gymnasium: `info["cost"]`, a float or a float64 array [K], every step.
 
-This file creates vector environments whose autoreset keeps the terminal cost (NEXT_STEP), reads
-the cost honestly (a cost that is absent is an error, never zero), and wraps single environments
-that carry none yet. Absent: rescaling of costs; `info["cost"]` has the units of its limit.
+This file creates vector environments whose autoreset keeps the terminal cost (NEXT_STEP), steps
+them, and reads the cost honestly: a cost that is absent is an error, never zero. The wrappers that
+give a single environment a cost are in `costs`. Absent: rescaling of costs; `info["cost"]` has the
+units of its limit.
 
 Letters: N sub-environments, K cost channels.
 """
 
-import difflib
-import importlib
 import json
+import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from contextlib import suppress
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
-from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from numpy.typing import ArrayLike, NDArray
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from numpy.typing import NDArray
 
+from constrained_rl.costs import CURE, function_name
 from constrained_rl.errors import InputError
+from constrained_rl.faults import where_raised
+from constrained_rl.registered import find_spec
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 AnyEnv = gymnasium.Env[Any, Any]
 AnyVectorEnv = VectorEnv[Any, Any, Any]
-CostFunction = Callable[[Any, Any, float, dict[str, Any]], float | Sequence[float]]
-
-_CURE = 'Cost(env, names=("collision",), cost=lambda obs, action, reward, info: …)'
+Factory = Callable[[], AnyEnv]
+Vectorization = Literal["auto", "sync", "async"]
 
 
 @runtime_checkable
@@ -57,32 +60,131 @@ def make_vec(
     env_id: str,
     num_envs: int,
     seed: int,
+    vectorization: Vectorization = "auto",
     **kwargs: Any,  # noqa: ANN401  the environment's own settings
 ) -> AnyVectorEnv:
     """Create N sub-environments with NEXT_STEP autoreset, reset once with `seed`.
 
-    The environment's native vector form is used where it has one and there is nothing to wrap,
-    else `SyncVectorEnv`. A later `reset()` without a seed continues the same random numbers.
-    Gymnasium's own `wrappers=[…]` are applied to each sub-environment.
+    `vectorization` "sync" steps them one after another, "async" each in a process of its own (close
+    them), and "auto" takes the environment's native vector form where it has one and there is
+    nothing to wrap, else "sync". A later `reset()` without a seed continues the same random
+    numbers. Gymnasium's own `wrappers=[…]` are applied to each sub-environment.
     """
     if num_envs < 1:
         raise InputError(f"num_envs is {num_envs}, expected at least 1 sub-environment")
-    spec = _find_spec(env_id)
+    spec = find_spec(env_id)
     wrapped = spec.additional_wrappers or kwargs.get("wrappers")
-    native = spec.vector_entry_point is not None and not wrapped
+    native = vectorization == "auto" and spec.vector_entry_point is not None and not wrapped
+    mode = "sync" if vectorization == "auto" else vectorization
     try:
         envs = gymnasium.make_vec(
             spec,
             num_envs,
-            vectorization_mode="vector_entry_point" if native else "sync",
+            vectorization_mode="vector_entry_point" if native else mode,
             vector_kwargs={} if native else {"autoreset_mode": AutoresetMode.NEXT_STEP},
             **kwargs,
         )
-    except (TypeError, gymnasium.error.Error) as error:
-        raise InputError(f"{env_id} could not be created with {kwargs}: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # whatever a constructor raises
+        raise InputError(
+            f"{env_id} could not be created with {kwargs}: {where_raised(error)}"
+        ) from error
     require_next_step(envs)
     envs.reset(seed=seed)
     return envs
+
+
+def vectorize(factories: Sequence[Factory], vectorization: Vectorization = "auto") -> AnyVectorEnv:
+    """One sub-environment from each factory, NEXT_STEP autoreset; "auto" is "sync".
+
+    An "async" factory is sent to its process by cloudpickle, so a lambda is fine.
+    """
+    if not factories or not all(callable(factory) for factory in factories):
+        raise InputError(
+            f"the environments are {factories!r}, expected functions without arguments that make "
+            "one sub-environment each"
+        )
+    made = AsyncVectorEnv if vectorization == "async" else SyncVectorEnv
+    checked = [_Checked(factory) for factory in factories]
+    return made(checked, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+class _Checked:
+    """A factory whose product is looked at; a class, so that processes can be sent it."""
+
+    def __init__(self, factory: Factory) -> None:
+        self.factory = factory
+
+    def __call__(self) -> AnyEnv:
+        env = self.factory()
+        if not isinstance(env, gymnasium.Env):
+            raise InputError(
+                f"the environment factory {function_name(self.factory)} returned a "
+                f"{type(env).__name__}, expected a gymnasium.Env. A vector environment is passed "
+                "as it is, without a function around it; an environment whose step returns six "
+                "values is wrapped: FromSixTuple(env)"
+            )
+        return env
+
+
+def step_envs(
+    envs: AnyVectorEnv,
+    actions: Any,  # noqa: ANN401  [N, …], what the environment takes
+) -> tuple[Any, ...]:
+    """One vector step; what Gymnasium cannot put together is explained."""
+    try:
+        if isinstance(envs.unwrapped, AsyncVectorEnv):
+            return _step_processes(envs, actions)
+        return envs.step(actions)
+    except InputError:
+        raise
+    except (ValueError, TypeError, gymnasium.error.Error) as error:
+        if any(frame.name == "_add_info" for frame in traceback.extract_tb(error.__traceback__)):
+            raise InputError(
+                f"the infos of the sub-environments do not fit into one array: {error}. Each of "
+                'them has to return info["cost"] with the same number of channels at every step; '
+                "wrap each in Cost(env, names=…), which checks that"
+            ) from error
+        text = str(error)
+        if "to unpack (expected 5" in text or "five element tuple" in text:
+            raise InputError(
+                f"step of a sub-environment returned another number of values than Gymnasium's "
+                f"five ({error}). Six, with the cost in the middle: wrap it in "
+                "constrained_rl.FromSixTuple(env). Four: it is a Gym environment from before 0.26"
+            ) from error
+        raise
+
+
+def _step_processes(envs: AnyVectorEnv, actions: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """Step; an error ends all processes, and their tracebacks are its notes, not warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            found = envs.step(actions)
+        except Exception as error:
+            for item in caught:
+                error.add_note(str(item.message))
+            with suppress(Exception):  # some of them may have ended already
+                envs.close(terminate=True)
+            raise
+    for item in caught:
+        warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+    return found
+
+
+def require_finite_observations(obs: object) -> None:
+    """Refuse NaN and infinite numbers in a batch of observations [N, …], naming who sent them."""
+    if not isinstance(obs, np.ndarray) or obs.dtype.kind != "f" or np.isfinite(obs).all():
+        return
+    finite = np.isfinite(obs).reshape(len(obs), -1)
+    rows = np.flatnonzero(~finite.all(axis=1)).tolist()
+    columns = np.flatnonzero(~finite[rows[0]]).tolist()
+    raise InputError(
+        f"observations of sub-environments {rows[:8]} are NaN or infinite ({len(rows)} of "
+        f"{len(obs)}); the first at {columns[:8]}: {obs[rows[0]].ravel()[columns[:8]]}. Repair the "
+        "environment: a policy cannot read them, and they would destroy its statistics"
+    )
 
 
 def require_next_step(envs: AnyVectorEnv) -> None:
@@ -100,22 +202,25 @@ def require_next_step(envs: AnyVectorEnv) -> None:
 def cost_names(envs: AnyVectorEnv) -> tuple[str, ...] | None:
     """Names of the cost channels, or None if only the first step can tell their number.
 
-    A native vector environment has the attribute itself, under a `SyncVectorEnv` each
-    sub-environment has it (`Cost` sets it).
+    A native vector environment has the attribute itself, under `SyncVectorEnv` and `AsyncVectorEnv`
+    each sub-environment has it (`Cost` sets it).
     """
     inner = envs.unwrapped
-    try:
-        if isinstance(inner, SyncVectorEnv):  # not Async: a worker ends when it lacks an attribute
-            found = inner.get_attr("cost_names")
-        else:
-            found = (inner.cost_names,)  # type: ignore[attr-defined]
-    except AttributeError:
+    if isinstance(inner, SyncVectorEnv | AsyncVectorEnv):
+        # Asked first, because a process of Async ends when it lacks an attribute.
+        if not all(inner.call("has_wrapper_attr", "cost_names")):
+            return None
+        found = inner.call("get_wrapper_attr", "cost_names")
+    elif hasattr(inner, "cost_names"):
+        found = (inner.cost_names,)
+    else:
         return None
     for names in found:
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             raise InputError(f"cost_names of {envs} is {names!r}, expected a tuple of strings")
         if tuple(names) != tuple(found[0]):
-            raise InputError(f"sub-environments of {envs} differ in cost_names: {set(found)}")
+            differing = sorted(set(found), key=str)
+            raise InputError(f"sub-environments of {envs} differ in cost_names: {differing}")
     return tuple(found[0])
 
 
@@ -151,69 +256,13 @@ def read_cost(
     return cost
 
 
-class Cost(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Gives a single environment an honest `info["cost"]`: float64 [K] at every step.
-
-    Args:
-        env: The environment to wrap.
-        names: One name for each of the K channels.
-        cost: Computes the cost from (obs, action, reward, info) of the step just made; without it
-            the environment's own `info["cost"]` is checked and cast.
-    """
-
-    def __init__(
-        self, env: AnyEnv, names: Sequence[str] = ("cost",), cost: CostFunction | None = None
-    ) -> None:
-        RecordConstructorArgs.__init__(self, names=names, cost=cost)
-        gymnasium.Wrapper.__init__(self, env)
-        if isinstance(names, str) or not names or len(set(names)) < len(names):
-            raise InputError(
-                f'Cost names are {names!r}, expected distinct names in a tuple such as ("risk",)'
-            )
-        self.cost_names = tuple(names)
-        self._cost = cost
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode. A reset pays nothing, so its info carries no cost."""
-        obs, info = self.env.reset(seed=seed, options=options)
-        return obs, {key: value for key, value in info.items() if key != "cost"}
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:  # noqa: ANN401
-        """Play one action and attach its cost."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        if self._cost is not None:
-            found: ArrayLike = self._cost(obs, action, float(reward), info)
-        elif "cost" in info:
-            found = info["cost"]
-        else:
-            raise InputError(
-                f'{self.env} returned no info["cost"], only {sorted(info)}; compute it: {_CURE}'
-            )
-        return obs, reward, terminated, truncated, {**info, "cost": self._checked(found)}
-
-    def _checked(self, found: ArrayLike) -> Floats:
-        """Cast to float64 [K] and require K finite numbers."""
-        try:
-            cost = np.atleast_1d(np.array(found, dtype=np.float64))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"cost of {self.env} is {found!r}, expected numbers") from error
-        if cost.shape != (len(self.cost_names),) or not np.isfinite(cost).all():
-            raise InputError(
-                f"cost of {self.env} is {found!r}, expected {len(self.cost_names)} finite numbers "
-                f"for {self.cost_names}; name every channel in Cost(env, names=…)"
-            )
-        return cost
-
-
 def _require_present(info: Mapping[str, Any], mask: Bools) -> None:
     """Raise unless every sub-environment that played an action reported a cost."""
     if "cost" not in info:
         keys = sorted(key for key in info if not key.startswith("_"))
         raise InputError(
             f'the environment returned no info["cost"], only {keys}; a missing cost is never taken '
-            f"for 0. Wrap each sub-environment: make_vec(…, wrappers=[lambda env: {_CURE}])"
+            f"for 0. Wrap each sub-environment: make_vec(…, wrappers=[lambda env: {CURE}])"
         )
     present = np.asarray(info.get("_cost", mask), dtype=np.bool_)
     missing = np.flatnonzero(mask & ~present).tolist()
@@ -221,7 +270,7 @@ def _require_present(info: Mapping[str, Any], mask: Bools) -> None:
         raise InputError(
             f'sub-environments {missing[:8]} played an action but returned no info["cost"] '
             f"({len(missing)} of {int(mask.sum())}); return it at every step, 0.0 where nothing "
-            f"happened, or wrap each: {_CURE}"
+            f"happened, or wrap each: {CURE}"
         )
 
 
@@ -240,33 +289,3 @@ def _as_float(found: object) -> Floats:
             "Cost(env), which casts"
         )
     return cost.astype(np.float64)
-
-
-def _find_spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
-    """The registered spec; `module:Name-v0` imports the module first."""
-    module, _, name = env_id.rpartition(":")
-    if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise InputError(f"{env_id}: module {module} cannot be imported: {error}") from error
-    spec = gymnasium.registry.get(name)
-    if spec is None:
-        near = _near_names(name) or [env_id for env_id in gymnasium.registry if _is_ours(env_id)]
-        raise InputError(
-            f"no environment is registered as {name!r}; near names: {', '.join(near)}. For an "
-            "environment of another package write `package:Name-v0`, which imports it first"
-        )
-    return spec
-
-
-def _near_names(name: str) -> list[str]:
-    """Registered ids that look like `name`, ours first; namespaces and case do not count."""
-    theirs_first = sorted(gymnasium.registry, key=_is_ours)  # of two equal tails, ours remains
-    by_tail = {env_id.split("/")[-1].lower(): env_id for env_id in theirs_first}
-    tails = difflib.get_close_matches(name.split("/")[-1].lower(), by_tail, n=5, cutoff=0.6)
-    return sorted((by_tail[tail] for tail in tails), key=lambda env_id: not _is_ours(env_id))
-
-
-def _is_ours(env_id: str) -> bool:
-    return env_id.startswith("constrained_rl/")

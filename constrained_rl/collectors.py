@@ -15,7 +15,12 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from constrained_rl.cmdp import SavesState, read_cost
+from constrained_rl.cmdp import (
+    SavesState,
+    read_cost,
+    require_finite_observations,
+    step_envs,
+)
 from constrained_rl.errors import InputError
 from constrained_rl.networks import ActingPolicy
 from constrained_rl.rollout import Episodes, Rollout
@@ -27,7 +32,7 @@ def probe_channels(envs: VectorEnv[Any, Any, Any], seed: int, required: bool) ->
     """Number of cost channels K, found by one random step; `InputError` if required and absent."""
     envs.reset(seed=seed)
     envs.action_space.seed(seed)
-    info = envs.step(envs.action_space.sample())[4]
+    info = step_envs(envs, envs.action_space.sample())[4]
     if not required and "cost" not in info:
         return 0
     return len(read_cost(info, np.ones(envs.num_envs, dtype=bool), None)[0])
@@ -58,6 +63,7 @@ class VectorCollector:
 
     def _restart(self, seed: int) -> None:
         self._obs: Array = self._envs.reset(seed=seed)[0]
+        require_finite_observations(self._obs)
         count = self._envs.num_envs
         self._ended = np.zeros(count, dtype=bool)  # the last step ended an episode
         self._return = np.zeros(count)
@@ -77,9 +83,9 @@ class VectorCollector:
             observed.append(obs)
             actions.append(action)
             mask = ~self._ended
-            self._obs, reward, terminated, truncated, info = self._envs.step(
-                self._policy.executed(action)
-            )
+            self._obs, *outcome, info = step_envs(self._envs, self._policy.executed(action))
+            require_finite_observations(self._obs)
+            reward, terminated, truncated = (_array(x) for x in outcome)
             cost = self._read_cost(info, mask)
             reward = np.where(mask, reward, 0.0)
             done = (terminated | truncated) & mask
@@ -163,7 +169,7 @@ class VectorCollector:
         environment = {name: torch.from_numpy(x) for name, x in self._envs.get_state().items()}
         return state | {
             "environment": environment,
-            "obs": torch.from_numpy(np.asarray(self._obs)),
+            "obs": torch.from_numpy(_array(self._obs)),
             "ended": torch.from_numpy(self._ended),
             "return": torch.from_numpy(self._return),
             "cost": torch.from_numpy(self._cost),
@@ -186,6 +192,11 @@ class VectorCollector:
         self._return = _tensor(state["return"]).numpy().copy()
         self._cost = _tensor(state["cost"]).numpy().copy()
         self._length = _tensor(state["length"]).numpy().copy()
+
+
+def _array(value: Array | Tensor) -> Array:
+    """Some environments keep their tensors on a device; sums and masks are NumPy's."""
+    return value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
 
 
 def _tensor(value: object) -> Tensor:

@@ -5,9 +5,11 @@ The docstring under a field is its help text. Precedence: preset < file < comman
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from constrained_rl.multipliers import Gradient
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -15,6 +17,16 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Schedule = Literal["constant", "linear", "cosine"]
+
+
+def _fits_generators(seed: int) -> int:
+    if seed >= 2**63:
+        raise ValueError(f"found {seed}; give a seed below 2^63, which random generators can hold")
+    return seed
+
+
+Seed = Annotated[int, Field(ge=0), AfterValidator(_fits_generators)]
+LoggerName = Literal["csv", "tensorboard", "wandb", "trackio"]
 
 
 class Section(BaseModel):
@@ -30,6 +42,8 @@ class EnvConfig(Section):
     """Gymnasium id; `crl envs` lists the built-in ones."""
     num_envs: Count = 16
     """sub-environments stepped together"""
+    vectorization: Literal["auto", "sync", "async"] = "auto"
+    """one after another, each in a process of its own, or natively (else sync)"""
     kwargs: dict[str, object] = {}
     """passed to the environment's constructor"""
 
@@ -41,6 +55,10 @@ class NetworkConfig(Section):
     """width of each tanh layer"""
     normalize_observations: bool = True
     """standardise observations by running statistics, frozen during each update"""
+    deviation: Literal["constant", "state"] = "constant"
+    """of Gaussian policies: one for all states, or a second head of the network"""
+    bounds: Literal["clip", "squash"] = "clip"
+    """of Gaussian actions: clip the draw when it is executed, or squash it by tanh"""
 
 
 class PPOConfig(Section):
@@ -58,8 +76,14 @@ class PPOConfig(Section):
     """shuffle single decisions instead of rows where the rollout allows it"""
     clip: Positive = 0.2
     """ratio clip ε"""
+    dual_clip: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+    """c > 1: bound the loss of a bad decision at ratio c, see `losses.clipped_surrogate`"""
     value_clip: Positive | None = None
-    """clip of the critics' moves, in return units"""
+    """clip of the critics' moves, in return units (with normalize_values too)"""
+    normalize_values: bool = False
+    """critics predict returns standardised by running statistics, see `value_norm.ValueNorm`"""
+    critic_warmup: Annotated[int, Field(ge=0)] = 0
+    """first iterations in which only the critics learn: the policy and λ hold"""
     gamma: Share = 0.99
     """discount of the reward stream"""
     cost_gamma: Share | None = None
@@ -157,14 +181,21 @@ class GradientConfig(Section):
     """η, per unit of violation"""
     initial: NonNegative = 0.0
     """λ at the start"""
-    parameterization: Literal["linear", "log"] = "linear"
-    """projected ascent on λ, or Safe RLHF's published rule on ln λ"""
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """plain step or Adam's"""
+    parameterization: Literal["linear", "log", "softplus"] = "linear"
+    """projected ascent on λ, Safe RLHF's published rule on ln λ, or λ = softplus(ξ)"""
+    optimizer: str = "sgd"
+    """a class of torch.optim by its name in any case: sgd, adam, RMSprop, …"""
+    optimizer_options: dict[str, object] = {}
+    """further arguments of the optimizer, e.g. {betas = [0.5, 0.9]}"""
     delay: Annotated[int, Field(ge=0)] = 0
-    """updates before λ may move"""
+    """updates before λ may move, counted after ppo.critic_warmup"""
     maximum: Positive | None = None
     """upper bound of λ"""
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        Gradient(1, **self.model_dump(exclude={"kind"}))
+        return self
 
 
 class PIDConfig(Section):
@@ -204,12 +235,27 @@ class CheckpointConfig(Section):
     """checkpoints kept on disk"""
 
 
+class EvaluationConfig(Section):
+    """Evaluation on separate environments while training; it changes nothing in training."""
+
+    every: Annotated[int, Field(ge=0)] = 20
+    """iterations between evaluations, and once at the end; 0: never"""
+    episodes: Annotated[int, Field(ge=2)] = 32
+    """episodes of each evaluation, sampled and deterministic each"""
+    num_envs: Count = 32
+    """sub-environments that play them, at most env.num_envs"""
+    select: Literal["sampled", "deterministic"] = "sampled"
+    """whose return and costs decide which policy is best; constrained optima are often random"""
+    patience: Count | None = None
+    """stop after this many evaluations without a better feasible policy"""
+
+
 class RunConfig(Section):
     """One training run on an environment."""
 
     preset: Literal["ppo", "static_shaping", "ppo_lagrangian", "pid_lagrangian"] = "pid_lagrangian"
     """where the defaults came from"""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """of networks, actions, minibatches and environments"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where networks live; auto takes a GPU when there is one"""
@@ -233,3 +279,7 @@ class RunConfig(Section):
     """what moves λ"""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """what is kept"""
+    loggers: tuple[LoggerName, ...] = ()
+    """written beside metrics.jsonl: csv, tensorboard, wandb, trackio"""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """what is measured while training"""

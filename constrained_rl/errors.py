@@ -1,9 +1,12 @@
-"""The two families of errors a user can meet; everything else is a defect of ours.
+"""The two families of errors a user can meet; everything else is a defect of ours or of theirs.
 
 `InputError` is raised for what a user handed in (config, files, environments, models), before
 anything expensive starts. `NonFiniteError` stops a run whose numbers are no longer numbers. The
 command line prints either as one message and exits with code 2; `--debug` shows the traceback.
+What a user's own code raises passes unchanged in Python; of the command line see `faults`.
 """
+
+from collections.abc import Callable
 
 from torch import Tensor, isfinite
 
@@ -16,14 +19,18 @@ class NonFiniteError(ArithmeticError):
     """A loss, score or gradient is NaN or infinite. The last checkpoint on disk is intact."""
 
 
-def require_finite(name: str, value: Tensor) -> Tensor:
-    """Return `value`, or raise `NonFiniteError` naming the tensor and how much of it is bad."""
+def require_finite(name: str, value: Tensor, item: Callable[[int], str] | None = None) -> Tensor:
+    """Return `value`, or raise `NonFiniteError` naming the tensor and how much of it is bad.
+
+    `item` describes what a place in the flat tensor stands for; the first bad one is shown.
+    """
     finite = isfinite(value)
     if not bool(finite.all()):
-        bad = int((~finite).sum())
+        bad = (~finite).flatten().nonzero().flatten()
+        first = "" if item is None else f", the first of {item(int(bad[0]))}"
         raise NonFiniteError(
-            f"{name}: {bad} of {value.numel()} values are NaN or infinite; the run stops here and "
-            "its last checkpoint is intact. Lower the learning rate or check the scores, then "
-            "continue with `crl resume`"
+            f"{name}: {len(bad)} of {value.numel()} values are NaN or infinite{first}; the run "
+            "stops here and its last checkpoint is intact. Lower the learning rate or check the "
+            "scores, then continue with `crl resume`"
         )
     return value

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -22,19 +26,23 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from constrained_rl.checkpoint import write_text
+from constrained_rl.checkpoint import CheckpointWarning, write_text
 
 
 class JsonlLogger:
     """Appends one JSON object per iteration to a file and flushes it."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append `metrics`."""
-        self._file.write(json.dumps(dict(metrics)) + "\n")
-        self._file.flush()
+        """Append `metrics`; `OSError` with the file's name when the disk is full."""
+        try:
+            self._file.write(json.dumps(dict(metrics)) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -59,7 +67,26 @@ def keep_iterations(path: Path, last: int) -> None:
     if not path.exists():
         return
     rows = [row for row in read_metrics(path) if row["iteration"] <= last]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Say that a damaged checkpoint was passed over in one line, without a place in our sources."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any) -> None:  # noqa: ANN401
+            if issubclass(category, CheckpointWarning):
+                print(f"warning: {message}", file=sys.stderr)
+            else:
+                usual(message, category, *place)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.simplefilter("always", CheckpointWarning)
+        yield
 
 
 class RichLogger:

@@ -14,13 +14,20 @@ def clipped_surrogate(
     advantage: Tensor,  # [B, T]
     weight: Tensor,  # [B, T]
     clip: float,
+    dual_clip: float | None = None,
 ) -> Tensor:
     """PPO's policy loss (Schulman et al. 2017, eq. 7), to be minimised.
 
     L = −Σ w · min(ρ A, clip(ρ, 1 − ε, 1 + ε) A),  ρ = exp(logp − logp_old)
+
+    That is unbounded where A < 0 and ρ is large. `dual_clip` c > 1 bounds it (Ye et al. 2020,
+    eq. 5): there the term is max(min(ρ A, clip(ρ) A), c A), flat beyond ρ = c.
     """
     ratio = (logp - logp_old).exp()
     surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    if dual_clip is not None:
+        bounded = torch.maximum(surrogate, dual_clip * advantage)
+        surrogate = torch.where(advantage < 0, bounded, surrogate)
     return -(weight * surrogate).sum()
 
 

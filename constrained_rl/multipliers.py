@@ -7,7 +7,7 @@ episode finished) leaves everything as it is. Absent: neural multipliers, λ per
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -15,7 +15,11 @@ from torch import Tensor
 
 from constrained_rl.constraints import Signal
 from constrained_rl.errors import InputError
+from constrained_rl.optimizers import OptimizerFactory, make_optimizer
 from constrained_rl.protocols import Stateful
+
+Parameterization = Literal["linear", "log", "softplus"]
+"""What an optimizer moves: λ, ln λ or ξ with λ = softplus(ξ)."""
 
 
 class Multiplier(Stateful, Protocol):
@@ -28,6 +32,17 @@ class Multiplier(Stateful, Protocol):
 def _vector(values: Tensor | list[float] | float, count: int) -> Tensor:
     value = torch.as_tensor(values, dtype=torch.float64)
     return value.expand(count).clone()
+
+
+def parameter_of(lam: Tensor, kind: Parameterization) -> Tensor:
+    """What the optimizer moves to hold λ: λ, ln λ, or softplus⁻¹(λ) = λ + ln(1 − e^−λ)."""
+    match kind:
+        case "linear":
+            return lam
+        case "log":
+            return lam.log()
+        case "softplus":
+            return lam + (-torch.expm1(-lam)).log()
 
 
 class Fixed:
@@ -51,13 +66,26 @@ class Fixed:
 
 
 class Gradient:
-    """Dual gradient ascent on λ.
+    """Dual gradient ascent on λ · (J_C − d).
 
-    linear, sgd:   λ ← [λ + η (J_C − d)]₊                                    projected ascent
-    linear, adam:  the same step through Adam's moments (OmniSafe, SafePO)
-    log:           ln λ ← ln λ + η λ (J_C − d)           as published: Safe RLHF eq. 31 (λ₀ > 0)
+    linear:    λ ← [λ + η (J_C − d)]₊                            projected ascent
+    log:       ln λ ← ln λ + η λ (J_C − d)        as published: Safe RLHF eq. 31 (λ₀ > 0)
+    softplus:  λ = ln(1 + e^ξ),  ξ ← ξ + η σ(ξ) (J_C − d)       (λ₀ > 0; Ray et al. 2019's code)
 
-    `delay` leaves λ at its initial value for the first updates; `maximum` bounds it from above.
+    The equations are those of plain "sgd"; any other optimizer takes the same gradient through its
+    own moments ("adam" with linear λ: OmniSafe, SafePO). `delay` leaves λ at its initial value for
+    the first updates; `maximum` bounds it from above.
+
+    Args:
+        count: number of multipliers, K.
+        learning_rate: η, per unit of violation for "sgd".
+        initial: λ₀.
+        parameterization: what the optimizer moves: λ, ln λ or ξ.
+        optimizer: a class of torch.optim by its name in any case, or a factory called as
+            `optimizer(parameters, lr=learning_rate, **optimizer_options)`.
+        delay: updates before λ may move.
+        maximum: upper bound of λ.
+        optimizer_options: further arguments of the optimizer.
     """
 
     def __init__(
@@ -65,50 +93,64 @@ class Gradient:
         count: int,
         learning_rate: float,
         initial: float = 0.0,
-        parameterization: Literal["linear", "log"] = "linear",
-        optimizer: Literal["sgd", "adam"] = "sgd",
+        parameterization: Parameterization = "linear",
+        optimizer: str | OptimizerFactory = "sgd",
         delay: int = 0,
         maximum: float | None = None,
+        optimizer_options: Mapping[str, object] | None = None,
     ) -> None:
-        if parameterization == "log" and initial <= 0:
+        if parameterization != "linear" and initial <= 0:
             raise InputError(
-                f"the log-space multiplier starts at {initial}, where ln λ cannot move; "
-                "give initial > 0 (Safe RLHF uses 1)"
+                f"the {parameterization} multiplier starts at {initial}, where its parameter is −∞ "
+                "and cannot move; give initial > 0 (Safe RLHF uses 1)"
             )
-        self._log = parameterization == "log"
-        self._delay, self._maximum, self._updates = delay, maximum, 0
-        start = _vector(initial, count)
-        self._parameter = start.log() if self._log else start
-        self._optimizer = (
-            torch.optim.Adam([self._parameter], lr=learning_rate)
-            if optimizer == "adam"
-            else torch.optim.SGD([self._parameter], lr=learning_rate)
+        self._kind = parameterization
+        self._delay, self._updates = delay, 0
+        self._parameter = parameter_of(_vector(initial, count), self._kind)
+        self._maximum = None
+        if maximum is not None:
+            self._maximum = float(parameter_of(_vector(maximum, 1), self._kind))
+        self._optimizer = make_optimizer(
+            optimizer, self._parameter, learning_rate, optimizer_options or {}
         )
 
     @property
     def lam(self) -> Tensor:
         """Current λ [K]."""
-        return self._parameter.exp() if self._log else self._parameter.clone()
+        match self._kind:
+            case "linear":
+                return self._parameter.clone()
+            case "log":
+                return self._parameter.exp()
+            case "softplus":
+                return torch.logaddexp(self._parameter, torch.zeros_like(self._parameter))
 
     def update(self, signal: Signal | None) -> Tensor:
         """One ascent step on λ · (J_C − d)."""
         if signal is None:
             return self.lam
         self._updates += 1
-        if self._updates > self._delay:
-            # ∂/∂(ln λ) of λ (J_C − d) is λ (J_C − d): the published rule has λ in its step.
-            ascent = signal.violation * (self.lam if self._log else 1.0)
-            self._parameter.grad = -ascent
+        if self._updates > self._delay and len(self._parameter) > 0:
+            self._parameter.grad = -signal.violation * self._slope()
             self._optimizer.step()
             self._project()
         return self.lam
 
+    def _slope(self) -> Tensor | float:
+        """∂λ / ∂parameter: 1, ∂e^x/∂x = λ, or ∂ln(1 + e^ξ)/∂ξ = σ(ξ)."""
+        match self._kind:
+            case "linear":
+                return 1.0
+            case "log":
+                return self.lam
+            case "softplus":
+                return self._parameter.sigmoid()
+
     def _project(self) -> None:
-        if self._log:
-            if self._maximum is not None:
-                self._parameter.clamp_(max=float(torch.tensor(self._maximum).double().log()))
-        else:
-            self._parameter.clamp_(min=0.0, max=self._maximum)
+        """Keep λ in [0, maximum]; what is not linear is positive by itself."""
+        least = 0.0 if self._kind == "linear" else None
+        if least is not None or self._maximum is not None:
+            self._parameter.clamp_(min=least, max=self._maximum)
 
     def state_dict(self) -> dict[str, object]:
         """Parameter, optimizer moments and count of updates."""
@@ -126,6 +168,11 @@ class Gradient:
         assert isinstance(updates, int)
         self._parameter.copy_(parameter)
         self._optimizer.load_state_dict(optimizer)
+        # torch casts what it loads to the parameter's float64, but NAdam and ASGD count in float32:
+        # after the cast they would round differently from the run that was saved.
+        for saved in optimizer["state"].values():
+            exact = {k: v.clone() for k, v in saved.items() if isinstance(v, Tensor)}
+            self._optimizer.state[self._parameter].update(exact)
         self._updates = updates
 
 
@@ -180,14 +227,18 @@ class PID:
         self.lam = lam.clamp(min=0.0, max=self._maximum)
         return self.lam.clone()
 
-    def _scale(self, signal: Signal) -> Tensor:
-        if not self._relative:
-            return torch.ones_like(signal.limit)
-        if bool((signal.limit == 0).any()):
+    def check_limits(self, limits: Sequence[float]) -> None:
+        """Raise `InputError` if the violation is measured in units of a limit that is 0."""
+        if self._relative and 0 in limits:
             raise InputError(
                 "multiplier.relative divides the violation by |limit|, and a limit is 0; "
                 "set multiplier.relative=false or choose another limit"
             )
+
+    def _scale(self, signal: Signal) -> Tensor:
+        if not self._relative:
+            return torch.ones_like(signal.limit)
+        self.check_limits(signal.limit.tolist())
         return signal.limit.abs()
 
     def state_dict(self) -> dict[str, object]:

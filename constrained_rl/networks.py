@@ -1,8 +1,7 @@
 """MLP policies and critics for vector environments, with frozen-during-update normalisation.
 
-Gaussian policies: a state-independent deviation; the Gaussian lives in coordinates where the
-action box is [−1, 1], is *not* squashed, and is clipped to the box only when executed, so
-log-probabilities are those of the unclipped draw. Absent: image encoders, recurrence.
+Which spaces they take is said in `spaces`; the densities are in `distributions`. Absent: image
+encoders, recurrence.
 """
 
 from __future__ import annotations
@@ -20,8 +19,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from constrained_rl.config import NetworkConfig
+from constrained_rl.distributions import (
+    bounded_log_std,
+    categorical_log_prob,
+    gaussian_entropy,
+    gaussian_log_prob,
+    squashed_entropy,
+    squashed_log_prob,
+)
 from constrained_rl.errors import InputError
+from constrained_rl.moments import merged
 from constrained_rl.rollout import Rollout
+from constrained_rl.spaces import require_action_space, require_observation_space
 
 
 class ActingPolicy(Protocol):
@@ -57,15 +66,10 @@ class RunningNorm(nn.Module):
 
     def merge(self, x: Tensor) -> None:
         """Merge rows of `x` [M, size] into the statistics."""
-        x = x.double()
-        count = float(len(x))
-        total = self.count + count
-        mean, var = x.mean(0), x.var(0, correction=0)
-        shift = mean - self.mean
-        second = self.var * self.count + var * count + shift.square() * self.count * count / total
-        self.mean += shift * count / total
-        self.var.copy_(second / total)
-        self.count.copy_(total)
+        mean, var = merged(self.mean, self.var, self.count, x.double())
+        self.mean.copy_(mean)
+        self.var.copy_(var)
+        self.count += len(x)
 
 
 class Encoder(nn.Module):
@@ -73,29 +77,26 @@ class Encoder(nn.Module):
 
     def __init__(self, space: gymnasium.Space[object], config: NetworkConfig) -> None:
         super().__init__()
-        self.categories, self._first = 0, 0
-        if isinstance(space, spaces.Box):
-            self.size, self._dims = int(np.prod(space.shape)), len(space.shape)
-        elif isinstance(space, spaces.Discrete):
-            self.size, self._dims, self.categories = int(space.n), 0, int(space.n)
-            self._first = int(space.start)
-        else:
-            raise InputError(
-                f"observations are {space}; Box and Discrete are supported, so flatten them, e.g. "
-                "with gymnasium.wrappers.FlattenObservation"
-            )
-        # One-hot and tabular observations are on one scale already.
-        self.norm = (
-            RunningNorm(self.size)
-            if config.normalize_observations and not self.categories
-            else None
-        )
+        require_observation_space(space)
+        # Categories are counted from `_first`; empty where observations are numbers already.
+        self._categories, self._first = _categories(space)
+        shape = space.shape or ()
+        self._dims = len(shape)
+        self.size = sum(self._categories) or int(np.prod(shape))
+        # One-hot, binary and tabular observations are on one scale already.
+        numbers = isinstance(space, spaces.Box)
+        self.norm = RunningNorm(self.size) if config.normalize_observations and numbers else None
 
     def raw(self, obs: Tensor) -> Tensor:
-        """Flatten a space's dimensions, or one-hot a category."""
-        if self.categories:
-            return F.one_hot(obs.long() - self._first, self.categories).to(obs.dtype)
-        return obs.flatten(-self._dims) if self._dims else obs.unsqueeze(-1)
+        """Flatten a space's dimensions, one-hot its categories."""
+        flat = obs.flatten(-self._dims) if self._dims else obs.unsqueeze(-1)
+        if not self._categories:
+            return flat
+        parts = [
+            F.one_hot(flat[..., i].long() - first, count)
+            for i, (count, first) in enumerate(zip(self._categories, self._first, strict=True))
+        ]
+        return torch.cat(parts, dim=-1).to(obs.dtype)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Vectors for the first layer."""
@@ -109,6 +110,15 @@ class Encoder(nn.Module):
             self.norm.merge(self.raw(decided))
 
 
+def _categories(space: gymnasium.Space[object]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Number of categories and first category of each part of an observation."""
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),), (int(space.start),)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(space.nvec.ravel().tolist()), tuple(space.start.ravel().tolist())
+    return (), ()
+
+
 def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
     layer = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain)
@@ -117,7 +127,18 @@ def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
 
 
 class MLPPolicy(nn.Module):
-    """Categorical policy for Discrete actions, Gaussian for Box actions."""
+    """Categorical policy for Discrete actions, Gaussian for Box actions.
+
+    The one rule of Gaussian policies: an action is stored, and scored, as the number u drawn from
+    N(μ(s), σ), in coordinates where the action box is [−1, 1]; only `executed` bounds it.
+
+    - `network.bounds = "clip"` executes clip(u, ±1); log-probability and entropy are u's.
+    - `network.bounds = "squash"` executes tanh(u); log-probability and entropy are those of tanh(u)
+      (the entropy by quadrature, see `distributions`). The deterministic action is tanh(μ), the
+      median.
+    - `network.deviation = "constant"` learns one σ for all states, "state" a second head σ(s),
+      ln σ bounded to `LOG_STD_RANGE`. Both start at ln σ = −0.5.
+    """
 
     def __init__(
         self,
@@ -127,46 +148,59 @@ class MLPPolicy(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = Encoder(observation_space, config)
+        require_action_space(action_space)
         self._space = action_space
+        self._squash = config.bounds == "squash"
+        self.log_std: nn.Parameter | None = None
+        if isinstance(action_space, spaces.Discrete):
+            if self._squash or config.deviation == "state":
+                raise InputError(
+                    f"network.bounds is {config.bounds!r} and network.deviation "
+                    f"{config.deviation!r}, but actions are {action_space}; both concern Box "
+                    "actions: leave them out"
+                )
+            outputs = int(action_space.n)
+        else:
+            outputs = int(np.prod(action_space.shape or ()))
+            if config.deviation == "constant":
+                self.log_std = nn.Parameter(torch.full((outputs,), -0.5))
+            else:
+                outputs *= 2
         sizes = (self.encoder.size, *config.hidden)
         layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(sizes):
-            layers += [_linear(inputs, outputs, math.sqrt(2)), nn.Tanh()]
-        if isinstance(action_space, spaces.Discrete):
-            outputs = int(action_space.n)
-            self.log_std = None
-        elif isinstance(action_space, spaces.Box):
-            if not action_space.is_bounded():
-                raise InputError(f"the action box {action_space} is unbounded; give finite bounds")
-            outputs = int(np.prod(action_space.shape))
-            self.log_std = nn.Parameter(torch.full((outputs,), -0.5))
-        else:
-            raise InputError(f"actions are {action_space}; Discrete and Box are supported")
+        for inputs, width in pairwise(sizes):
+            layers += [_linear(inputs, width, math.sqrt(2)), nn.Tanh()]
         self.net = nn.Sequential(*layers, _linear(sizes[-1], outputs, 0.01))
 
     def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy [B, T] of `action`; `obs` holds T or T + 1 states."""
         out = self.net(self.encoder(obs[:, : action.shape[1]]))
-        if self.log_std is None:
-            logits = out.log_softmax(-1)
-            logp = logits.gather(-1, action.unsqueeze(-1)).squeeze(-1)
-            return logp, -(logits.exp() * logits).sum(-1)
-        # ln N(a; μ, σ) = −½ ((a − μ)/σ)² − ln σ − ½ ln 2π;  H = Σ ln σ + ½ (1 + ln 2π)
-        z = (action - out) * (-self.log_std).exp()
-        half_log = 0.5 * math.log(2 * math.pi)
-        logp = (-0.5 * z.square() - self.log_std - half_log).sum(-1)
-        entropy = (self.log_std + half_log + 0.5).sum()
-        return logp, entropy.expand_as(logp)
+        if isinstance(self._space, spaces.Discrete):
+            return categorical_log_prob(out, action)
+        mean, log_std = self.gaussian(out)
+        if self._squash:
+            logp = squashed_log_prob(action, mean, log_std)
+            return logp, squashed_entropy(mean, log_std)
+        logp = gaussian_log_prob(action, mean, log_std)
+        return logp, gaussian_entropy(log_std).expand_as(logp)
+
+    def gaussian(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [..., A] and ln σ ([A], or [..., A] by state) from the network's output."""
+        if self.log_std is not None:
+            return out, self.log_std
+        mean, raw = out.chunk(2, dim=-1)
+        return mean, bounded_log_std(raw)
 
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator | None, deterministic: bool) -> Tensor:
-        """Draw (or take the mode of) actions for `obs` [N, …]."""
+        """Draw actions for `obs` [N, …], or take the mode (of a Gaussian, the mean)."""
         out: Tensor = self.net(self.encoder(obs))
-        if self.log_std is not None:
+        if isinstance(self._space, spaces.Box):
+            mean, log_std = self.gaussian(out)
             if deterministic:
-                return out
-            noise = torch.randn(out.shape, generator=generator, device=out.device)
-            return out + self.log_std.exp() * noise
+                return mean
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+            return mean + log_std.exp() * noise
         if deterministic:
             return out.argmax(-1)
         # Inverse CDF: one uniform per row and a comparison, several times faster than multinomial.
@@ -175,11 +209,12 @@ class MLPPolicy(nn.Module):
         return below.sum(-1).clamp_max(out.shape[-1] - 1)
 
     def executed(self, action: Tensor) -> NDArray[np.generic]:
-        """Clip to the box and rescale to its bounds; discrete actions count from `start`."""
+        """Bound to [−1, 1] and rescale to the box; discrete actions count from `start`."""
         array: NDArray[np.generic] = action.cpu().numpy()
         if isinstance(self._space, spaces.Box):
             low, high = self._space.low, self._space.high
-            unit = np.clip(array.reshape(-1, *self._space.shape), -1.0, 1.0)
+            drawn = array.reshape(-1, *self._space.shape)
+            unit = np.tanh(drawn) if self._squash else np.clip(drawn, -1.0, 1.0)
             scaled = low + (unit + 1.0) * 0.5 * (high - low)
             boxed: NDArray[np.generic] = np.clip(scaled, low, high).astype(self._space.dtype)
             return boxed

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -177,6 +178,34 @@ def plot_multipliers(rows: Sequence[Metrics], costs: Sequence[CostCurve]) -> Fig
             below.set_title("violation: cost − limit")
             below.set_xlabel("decisions (thousands)")
     return figure
+
+
+def plot_evaluations(rows: Sequence[Metrics], costs: Sequence[CostCurve], best: float) -> Figure:
+    """Return and constrained costs of every evaluation with intervals; the best one is marked."""
+    modes = {"sampled": (BLUE, -0.15), "deterministic": (ORANGE, 0.15)}
+    names = [(None, "return")] + [(cost, f"estimate/{cost.name}") for cost in costs]
+    width = min((b - a for a, b in pairwise(column(rows, "iteration"))), default=1.0)
+    with style():
+        figure, axes = grid(1, len(names), (4.6, 2.9))
+        for ax, (cost, key) in zip(axes, names, strict=True):
+            for mode, (color, offset) in modes.items():
+                _draw_intervals(ax, rows, f"evaluation/{mode}/{key}", color, mode, offset * width)
+            ax.set_title("return" if cost is None else f"cost: {cost.name}")
+            ax.set_xlabel("iteration")
+            if cost is not None and cost.limit is not None:
+                limit_line(ax, cost.limit)
+            ax.axvline(best, color=GREEN, linewidth=1.0, linestyle=":", label="best")
+        axes[0].legend(loc="best")
+    return figure
+
+
+def _draw_intervals(
+    ax: Axes, rows: Sequence[Metrics], key: str, color: str, label: str, shift: float
+) -> None:
+    """Means with their intervals as error bars."""
+    x, y = np.asarray(column(rows, "iteration")) + shift, np.asarray(column(rows, key))
+    low, high = (np.asarray(column(rows, f"{key}/{end}")) for end in ("low", "high"))
+    ax.errorbar(x, y, [y - low, high - y], color=color, fmt="o-", markersize=3, label=label)
 
 
 def plot_diagnostics(rows: Sequence[Metrics]) -> Figure:

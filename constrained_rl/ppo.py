@@ -7,7 +7,6 @@ recurrent policies, off-policy algorithms, offline data.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,13 +15,14 @@ from torch import Tensor
 
 from constrained_rl.advantages import charge_kl, gae, penalized_advantage, whiten
 from constrained_rl.config import PPOConfig, Schedule
-from constrained_rl.constraints import Constraints, Signal
-from constrained_rl.errors import require_finite
+from constrained_rl.constraints import Constraints
+from constrained_rl.errors import InputError, require_finite
 from constrained_rl.learner import Learner, PolicyObjective
-from constrained_rl.losses import explained_variance
+from constrained_rl.metrics import Clock, constraint_metrics, episode_metrics, stream_metrics
 from constrained_rl.multipliers import Multiplier
 from constrained_rl.protocols import Collector, Critic, Metrics, Policy, Reference, Stateful
-from constrained_rl.rollout import Batch, Episodes, Rollout, Streams, decision_weights
+from constrained_rl.rollout import Batch, Rollout, Streams, decision_weights
+from constrained_rl.value_norm import ValueNorm
 
 
 @dataclass
@@ -41,6 +41,7 @@ class Parts:
     generator: torch.Generator  # of minibatch order
     reference: Reference | None = None
     shaping: Tensor | None = None  # [K] ν of the published single-critic stream R − νC
+    value_norm: ValueNorm | None = None  # None: critics predict returns in true units
     iteration: int = 0
     decisions: int = 0
 
@@ -54,7 +55,7 @@ class Parts:
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore `state_dict`."""
+        """Restore `state_dict`; `InputError` if it was saved under other settings."""
         iteration, decisions, generator = (
             state["iteration"],
             state["decisions"],
@@ -66,24 +67,38 @@ class Parts:
         self.iteration, self.decisions = iteration, decisions
         self.generator.set_state(generator)
         for name, part in self._stateful().items():
-            saved = state[name]
-            assert isinstance(saved, Mapping)
-            part.load_state_dict(saved)
+            try:
+                saved = state[name]
+                assert isinstance(saved, Mapping)
+                part.load_state_dict(saved)
+            except (RuntimeError, KeyError) as error:
+                found = " ".join(str(error).split())
+                raise InputError(
+                    f"the checkpoint's {name} does not fit the settings, which have changed since "
+                    f"it was made ({found}); restore them, or start a new run"
+                ) from error
+
+    @property
+    def warming(self) -> bool:
+        """True in the first iterations, in which only the critics learn."""
+        return self.iteration < self.config.critic_warmup
 
     def _stateful(self) -> dict[str, Stateful]:
-        return {
+        stateful: dict[str, Stateful] = {
             "collector": self.collector,
             "policy": self.policy_learner,
             "critic": self.critic_learner,
             "constraints": self.constraints,
             "multiplier": self.multiplier,
         }
+        return stateful if self.value_norm is None else stateful | {"value_norm": self.value_norm}
 
 
 def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
     """Run until `parts.iteration == iterations`, yielding each iteration's metrics.
 
-    Schedules span from the first decision to `iterations`.
+    Schedules span from the first decision to `iterations`. During `ppo.critic_warmup` the policy
+    cannot answer a price, so λ holds as well; estimators and observation statistics go on.
     """
     while parts.iteration < iterations:
         clock = Clock()
@@ -93,11 +108,10 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
         streams = annotate(rollout, parts)
         clock.mark("annotate")
         signal = parts.constraints.signal(rollout.episodes)
-        lam = parts.multiplier.update(signal)
+        lam = parts.multiplier.update(None if parts.warming else signal)
         batch = mix(streams, lam, parts.config)
         metrics = ppo_update(batch, parts)
-        parts.policy.update_statistics(rollout)
-        parts.critic.update_statistics(rollout)
+        update_statistics(rollout, streams, parts)
         clock.mark("update")
         parts.iteration += 1
         parts.decisions += int(rollout.mask.sum())
@@ -105,11 +119,7 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
             "iteration": parts.iteration,
             "decisions": parts.decisions,
             **episode_metrics(rollout.episodes, parts.collector.cost_names),
-            **signal_metrics(signal, parts.constraints),
-            **{
-                f"lambda/{c.name}": float(x)
-                for c, x in zip(parts.constraints.constraints, lam, strict=True)
-            },
+            **constraint_metrics(signal, lam, parts.constraints),
             **metrics,
             **stream_metrics(streams, stream_names(parts.constraints, parts.config)),
             **clock.times,
@@ -160,6 +170,8 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
         reference_logp = parts.reference(rollout.obs, rollout.action) * rollout.mask
         kl = require_finite("KL to the reference", logp - reference_logp)
     value = require_finite("values", parts.critic(rollout.obs))
+    if parts.value_norm is not None:
+        value = parts.value_norm.restore(value)
     if value.shape[1] == decisions:  # every row ends in a terminal state, whose value is 0
         value = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
     streams = build_streams(rollout, parts.constraints, config, kl, parts.shaping)
@@ -216,7 +228,7 @@ def ppo_update(batch: Batch, parts: Parts) -> Metrics:
     config = parts.config
     sums: Metrics = {}
     counts: dict[str, int] = {}
-    learning = True
+    learning = not parts.warming
     for _ in range(config.epochs):
         for minibatch in batch.minibatches(config.minibatches, parts.generator):
             metrics = parts.critic_learner.step(minibatch)
@@ -227,6 +239,14 @@ def ppo_update(batch: Batch, parts: Parts) -> Metrics:
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + 1
     return {name: total / counts[name] for name, total in sums.items()}
+
+
+def update_statistics(rollout: Rollout, streams: Streams, parts: Parts) -> None:
+    """Merge an iteration into every normaliser; they were frozen until now."""
+    parts.policy.update_statistics(rollout)
+    parts.critic.update_statistics(rollout)
+    if parts.value_norm is not None:
+        parts.value_norm.merge(streams.target[streams.mask])
 
 
 def schedule_factor(schedule: Schedule, progress: float, warmup: float = 0.0) -> float:
@@ -252,51 +272,3 @@ def set_schedules(parts: Parts, progress: float) -> None:
     parts.policy_objective.entropy = config.entropy * schedule_factor(
         config.entropy_schedule, progress
     )
-
-
-def episode_metrics(episodes: Episodes, names: tuple[str, ...]) -> Metrics:
-    """Return, cost and length of the episodes that finished; nothing when none did."""
-    if len(episodes) == 0:
-        return {"episodes": 0.0}
-    cost = episodes.cost.double().mean(0).tolist()
-    return {
-        "episodes": float(len(episodes)),
-        "return/mean": float(episodes.return_.double().mean()),
-        **{f"cost/{name}": value for name, value in zip(names, cost, strict=True)},
-        "episode/length": float(episodes.length.double().mean()),
-    }
-
-
-def signal_metrics(signal: Signal | None, constraints: Constraints) -> Metrics:
-    """The estimates that are held against the limits; nothing when no episode finished."""
-    if signal is None:
-        return {}
-    pairs = zip(constraints.constraints, signal.cost.tolist(), strict=True)
-    return {f"estimate/{constraint.name}": cost for constraint, cost in pairs}
-
-
-def stream_metrics(streams: Streams, names: tuple[str, ...]) -> Metrics:
-    """Explained variance of each critic and the KL to the reference per episode row."""
-    metrics = {
-        f"explained_variance/{name}": float(
-            explained_variance(streams.value[..., s], streams.target[..., s], streams.mask)
-        )
-        for s, name in enumerate(names)
-    }
-    if streams.kl is not None:
-        metrics["kl/reference"] = float(streams.kl.sum(1).mean())
-    return metrics
-
-
-class Clock:
-    """Wall seconds between marks, as metrics `time/<mark>`."""
-
-    def __init__(self) -> None:
-        self.times: Metrics = {}
-        self._last = time.perf_counter()
-
-    def mark(self, name: str) -> None:
-        """Close the phase `name`."""
-        now = time.perf_counter()
-        self.times[f"time/{name}"] = now - self._last
-        self._last = now

@@ -5,6 +5,7 @@ Everything is drawn from config.toml, metrics.jsonl and provenance.json; nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from constrained_rl.plots import (
     CostCurve,
     Metrics,
     plot_diagnostics,
+    plot_evaluations,
     plot_multipliers,
     plot_return_and_costs,
     plot_time,
@@ -123,6 +125,7 @@ def learning(config: RunConfig, rows: Sequence[Metrics]) -> list[Section]:
             "violation below it is positive and settle when the violation does."
         )
         sections.append(Section("Multiplier", [picture(plot_multipliers(rows, costs), caption)]))
+    sections += evaluation_section(config, rows, costs)
     caption = (
         "Entropy should fall slowly; KL and clipped share say how far each update moves the "
         "policy; an explained variance near 1 is a critic that predicts its returns."
@@ -132,6 +135,30 @@ def learning(config: RunConfig, rows: Sequence[Metrics]) -> list[Section]:
     seconds = {p.removeprefix("time/"): sum(row.get(p, 0.0) for row in rows) for p in phases}
     caption = "Wall-clock seconds over all iterations, by phase of the loop."
     return [*sections, Section("Time", [picture(plot_time(seconds), caption)])]
+
+
+def evaluation_section(
+    config: RunConfig, rows: Sequence[Metrics], costs: Sequence[CostCurve]
+) -> list[Section]:
+    """The evaluations on separate environments, and which policy is `best`; none, if none ran."""
+    found = [row for row in rows if "evaluation/feasible" in row]
+    if not found:
+        return []
+    feasible = [row for row in found if row["evaluation/feasible"]]
+    key = f"evaluation/{config.evaluation.select}/return"
+    best = max(feasible, key=lambda row: row[key])["iteration"] if feasible else math.nan
+    verdict = (
+        f"The best feasible policy is that of iteration {best:g}; it lies in best/."
+        if feasible
+        else "No evaluation kept every limit, so there is no best/ policy."
+    )
+    constrained = [cost for cost in costs if cost.limit is not None]
+    caption = (
+        f"{config.evaluation.episodes} episodes each on environments of their own, with 95% "
+        f"intervals; {config.evaluation.select} actions decide which policy is best (dotted)."
+    )
+    shown = picture(plot_evaluations(found, constrained, best), caption, True)
+    return [Section("Evaluation", [Text([verdict]), shown])]
 
 
 def origin(folder: Path) -> list[Section]:

@@ -1,14 +1,16 @@
-"""A run on disk: start, checkpoint, resume, finish.
+"""A run on disk: start, checkpoint, stop, resume, finish.
 
-    config.toml  provenance.json  metrics.jsonl  checkpoints/<iteration>/  policy.safetensors
+    provenance.json  config.toml  metrics.jsonl  checkpoints/<iteration>/  best/  policy.safetensors
 
-`policy.safetensors` is written last: a folder that has it is a finished run.
+A folder with `config.toml` is a run that can be resumed, one with `policy.safetensors`, which is
+written last, a finished run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,11 +18,14 @@ from constrained_rl.agent import Agent
 from constrained_rl.checkpoint import load_latest, save_checkpoint, write_tensors, write_text
 from constrained_rl.config import CheckpointConfig, RunConfig
 from constrained_rl.errors import InputError
-from constrained_rl.logging import JsonlLogger, RichLogger, keep_iterations
+from constrained_rl.evaluation import Evaluator
+from constrained_rl.loggers import open_loggers, require_loggers
+from constrained_rl.logging import JsonlLogger, RichLogger, keep_iterations, read_metrics
 from constrained_rl.ppo import Parts, train
 from constrained_rl.protocols import Logger
 from constrained_rl.provenance import write_provenance
 from constrained_rl.settings import read_toml, to_toml, validate
+from constrained_rl.stopping import Stopped, finishing_steps
 
 
 def default_folder(name: str, seed: int) -> Path:
@@ -29,22 +34,32 @@ def default_folder(name: str, seed: int) -> Path:
     return Path("runs") / name.replace("/", "_") / f"{stamp}-s{seed}"
 
 
+BEFORE_CONFIG = {"provenance.json", "comparison"}
+"""What is written before config.toml; alone, it is left by a run that was killed as it began."""
+
+
 def refuse_used(folder: Path) -> None:
     """Raise `InputError` if something is where a run directory is to be made."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    begun = BEFORE_CONFIG | {f".{name}.tmp" for name in (*BEFORE_CONFIG, "config.toml")}
+    if names - begun or (folder.exists() and not folder.is_dir()):
         raise InputError(
             f"{folder} exists and is not empty; nothing was changed. Continue it with "
             f"`crl resume {folder}`, or choose another --out"
         )
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise InputError(f"{folder} cannot be made: {above} is a file; choose another --out")
 
 
 def start(config: RunConfig, folder: Path) -> Path:
     """Create a run directory, train in it to the end, and return it."""
     refuse_used(folder)
+    require_loggers(config.loggers)
     agent = Agent(config)  # whatever is wrong with the config shows before a folder exists
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.toml", to_toml(agent.config))
     write_provenance(folder)
+    write_text(folder / "config.toml", to_toml(agent.config))
     _finish(agent, folder)
     return folder
 
@@ -62,6 +77,7 @@ def resume(folder: Path) -> bool:
     if (folder / "policy.safetensors").exists():
         return False
     config = validate(RunConfig, read_toml(folder / "config.toml"), str(folder / "config.toml"))
+    require_loggers(config.loggers)
     _finish(Agent(config), folder)
     return True
 
@@ -72,12 +88,42 @@ def _finish(agent: Agent, folder: Path) -> None:
     iterations = math.ceil(config.total_steps / agent.steps_per_iteration)
     limits = {c.name: c.limit for c in parts.constraints.constraints}
     title = f"{config.preset} on {config.env.id}, seed {config.seed}"
-    live = RichLogger(iterations, title, limits)
     try:
-        drive(parts, iterations, folder, config.checkpoint, config.seed, [live])
+        restore(parts, folder)
+        loggers = open_loggers(config, folder, parts.iteration)
+        live = RichLogger(iterations, title, limits)
+        with evaluating(agent, folder) as evaluator:
+            every = [*loggers, live]
+            drive(parts, iterations, folder, config.checkpoint, config.seed, every, evaluator)
     finally:
         agent.close()
     write_tensors(folder / "policy.safetensors", agent.policy.state_dict())
+
+
+@contextmanager
+def evaluating(agent: Agent, folder: Path) -> Iterator[Evaluator]:
+    """Evaluate on environments of their own; the best feasible agent is saved in `best/`."""
+    config = agent.config.evaluation
+    if config.every == 0:
+        yield Evaluator(config, agent.evaluate, lambda: None)
+        return
+    count = min(config.num_envs, config.episodes, agent.envs.num_envs)
+    envs = agent.separate_environments(count)
+    try:
+        yield Evaluator(
+            config,
+            lambda deterministic: agent.play(envs, config.episodes, deterministic),
+            lambda: agent.save(folder / "best"),
+        )
+    finally:
+        envs.close()
+
+
+def restore(parts: Parts, folder: Path) -> None:
+    """Continue from the newest intact checkpoint, if there is any."""
+    state = load_latest(folder / "checkpoints")
+    if state is not None:
+        parts.load_state_dict(state)
 
 
 def drive(
@@ -87,22 +133,47 @@ def drive(
     checkpoint: CheckpointConfig,
     seed: int,
     loggers: Sequence[Logger] = (),
+    evaluator: Evaluator | None = None,
 ) -> None:
-    """Run the loop in a folder: restore, log to metrics.jsonl, checkpoint on fixed iterations."""
-    state = load_latest(folder / "checkpoints")
-    if state is not None:
-        parts.load_state_dict(state)
+    """Run the loop in a folder: restore, evaluate, log to metrics.jsonl, checkpoint.
+
+    Checkpoints fall on fixed iterations. Asked to stop, it ends after the iteration under way with
+    a checkpoint, where one can be made.
+    """
+    if parts.iteration == 0:
+        restore(parts, folder)
     keep_iterations(folder / "metrics.jsonl", parts.iteration)
-    every = [JsonlLogger(folder / "metrics.jsonl"), *loggers]
-    try:
+    root = folder / "checkpoints"
+    with ExitStack() as stack:
+        every = [JsonlLogger(folder / "metrics.jsonl"), *loggers]
+        for logger in every:
+            stack.callback(logger.close)
+        stopping = stack.enter_context(finishing_steps())
+        if evaluator is not None:
+            evaluator.remember(read_metrics(folder / "metrics.jsonl"))
         for metrics in train(parts, iterations):
+            if evaluator is not None:
+                metrics |= evaluator(parts.iteration, parts.iteration == iterations)
             for logger in every:
                 logger.log(parts.iteration, metrics)
-            if parts.iteration % checkpoint.every == 0:
+            scheduled, stop = parts.iteration % checkpoint.every == 0, stopping()
+            if scheduled:
                 # Environments that cannot save their state restart here, resumed or not.
                 parts.collector.at_checkpoint(seed * 1_000_003 + parts.iteration)
-                root = folder / "checkpoints"
+            if scheduled or (stop and saves_episodes(parts)):
                 save_checkpoint(root, parts.iteration, parts.state_dict(), checkpoint.keep)
-    finally:
-        for logger in every:
-            logger.close()
+            elif stop:
+                stands = parts.iteration - parts.iteration % checkpoint.every
+                raise Stopped(
+                    "the environment cannot save its state between its scheduled restarts: "
+                    f"the run continues after iteration {stands}"
+                )
+            if stop:
+                raise Stopped
+            if evaluator is not None and evaluator.exhausted:
+                break
+
+
+def saves_episodes(parts: Parts) -> bool:
+    """Whether a checkpoint holds the episodes under way; else it needs them to restart with it."""
+    return "restart_seed" not in parts.collector.state_dict()

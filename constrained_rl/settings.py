@@ -6,6 +6,7 @@ All problems of a config are reported at once: path, value, and for an unknown k
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,9 @@ def read_toml(path: Path) -> Tree:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"config file {path} does not exist; check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except OSError as error:
+        raise InputError(f"config file {path} cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as TOML: {error}") from error
 
 
@@ -70,10 +73,16 @@ def validate(model: type[Model], tree: Mapping[str, Any], source: str) -> Model:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
+        explained = [
+            (*_explain(model, dict(problem)), problem["type"].endswith("_type"))
+            for problem in error.errors()
+        ]
+        telling = [path for path, _, of_type in explained if not of_type]
         problems: dict[str, list[str]] = {}
-        for problem in error.errors():
-            path, message = _explain(model, dict(problem))
-            problems.setdefault(path, []).append(message)
+        for path, message, of_type in explained:
+            # a union's member that was not meant: "a finite number" tells, "a valid tuple" does not
+            if not (of_type and any(t == path or t.startswith(f"{path}.") for t in telling)):
+                problems.setdefault(path, []).append(message)
         lines = [f"  {path}: {' or: '.join(found)}" for path, found in problems.items()]
         raise InputError(f"{source}: {len(lines)} problem(s)\n" + "\n".join(lines)) from None
 
@@ -87,16 +96,51 @@ def _explain(model: type[BaseModel], problem: Tree) -> tuple[str, str]:
     ]
     if problem["type"] == "value_error":  # our own checks say what they found
         return ".".join(known) or "together", str(problem["ctx"]["error"])
+    if problem["type"] == "union_tag_not_found":
+        tags = ", ".join(f"'{_tag(member)}'" for member in _sections_at(model, location))
+        return ".".join(known), f"found no kind in {problem['input']!r}; set kind to one of {tags}"
+    if problem["type"] in ("union_tag_invalid", "literal_error"):
+        return ".".join(known), _unknown_value(problem)
     if problem["type"] != "extra_forbidden":
         return ".".join(known), f"found {problem['input']!r}: {problem['msg']}"
     names = _fields_at(model, location[:-1])
     near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
-    advice = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(names))}"
-    return ".".join([*known, location[-1]]), f"unknown key; {advice}"
+    path, owners = ".".join([*known, location[-1]]), _kinds_with(model, location)
+    if near:
+        advice = f"did you mean '{near[0]}'?"
+    elif owners:
+        section, kinds = ".".join(known), " or ".join(owners)
+        advice = f"it belongs to {section}.kind = {kinds}; set that, or use: {', '.join(names)}"
+    else:
+        advice = f"known keys: {', '.join(sorted(names))}"
+    return path, f"unknown key; {advice}"
+
+
+def _unknown_value(problem: Tree) -> str:
+    """A value outside a closed set: what was found, the nearest value, all of them."""
+    context = problem["ctx"]
+    expected = str(context.get("expected_tags") or context["expected"])
+    found = context.get("tag", problem["input"])
+    near = difflib.get_close_matches(str(found), re.findall(r"'([^']*)'", expected), n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"found {found!r}; {hint}Expected {expected}"
+
+
+def _kinds_with(model: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """Kinds of the union at `location[:-2]` that have the key `location[-1]`."""
+    if len(location) < 2:
+        return []
+    members = [s for s in _sections_at(model, location[:-2]) if location[-1] in s.model_fields]
+    return [f"'{_tag(member)}'" for member in members if _tag(member) is not None]
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     """Field names of the section at `location`; a union's tag in it selects the member."""
+    return [name for s in _sections_at(model, location) for name in s.model_fields]
+
+
+def _sections_at(model: type[BaseModel], location: Sequence[str]) -> list[type[BaseModel]]:
+    """The section at `location`, or the members of the union there."""
     sections: list[type[BaseModel]] = [model]
     for part in location:
         tagged = [s for s in sections if _tag(s) == part]
@@ -105,7 +149,7 @@ def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
             continue
         annotations = [s.model_fields[part].annotation for s in sections if part in s.model_fields]
         sections = [m for a in annotations for m in (get_args(a) or (a,)) if _is_model(m)]
-    return [name for s in sections for name in s.model_fields]
+    return sections
 
 
 def _tag(section: type[BaseModel]) -> object:

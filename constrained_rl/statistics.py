@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 
@@ -30,7 +31,7 @@ class Interval:
         return number < self.low or number > self.high
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+def mean_interval(values: Sequence[float] | NDArray[np.float64], level: float = 0.95) -> Interval:
     """Mean with Student's t interval; one value alone has an unbounded one.
 
     >>> mean_interval([1.0, 2.0, 3.0]).value

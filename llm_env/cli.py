@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 llm = typer.Typer(no_args_is_help=True, help="Safe RLHF on language models.")
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Constrained reinforcement learning: control tasks and language models on one loop.",
     callback=core.main_options,
 )
 app.command()(core.envs)
+app.command("check-env")(core.check_env)
 app.command()(core.presets)
+app.command()(core.preset)
+app.command()(core.schema)
 app.command()(core.train)
+app.command()(core.evaluate)
+app.command()(core.plot)
 app.add_typer(llm, name="llm")
 
 QUICK_HELP = "fewer weights, less data: a look in three minutes, not a measurement"
@@ -85,13 +89,89 @@ def compare(
     finish_comparison(folder)
 
 
+@llm.command()
+def schema(
+    form: Annotated[
+        core.SchemaForm, typer.Option("--format", help="what to print")
+    ] = core.SchemaForm.json,
+) -> None:
+    """Describe every key of a comparison's config: type, bound, default, meaning."""
+    require_llm()
+    from llm_env.comparison.config import CompareConfig
+
+    core.print_schema(CompareConfig, form)
+
+
+@llm.command("check-data")
+def check_data(
+    file: Annotated[Path, typer.Argument(help="preference rows: .jsonl, .jsonl.gz or .jsonl.xz")],
+    quarantine: Annotated[
+        Path | None, typer.Option(help="new file for the bad rows, one JSON object each")
+    ] = None,
+    max_bad: Annotated[float, typer.Option(help="share of rows that may be bad, 0 … 1")] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Check preference data, set bad rows aside, and say what the good ones hold."""
+    import sys
+
+    from llm_env.preference_check import check_preferences, key_values, table
+
+    statistics = check_preferences(file, max_bad, quarantine)
+    if as_json:
+        print(statistics.to_json())
+    elif sys.stdout.isatty():
+        Console().print(table(statistics))
+    else:
+        for name, value in key_values(statistics):
+            print(name, value)
+
+
+@llm.command()
+def calibrate(
+    comparison: Annotated[
+        Path | None, typer.Argument(help="folder that `crl llm compare` made")
+    ] = None,
+    cost_model: Annotated[
+        Path | None, typer.Option(help="your own: folder that ScoreModel.save_pretrained wrote")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="labelled preference rows for it")] = None,
+    model: Annotated[Path | None, typer.Option(help="starting language model")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="prompts for it, one per line")] = None,
+    agreement: Annotated[
+        float | None, typer.Option(help="share of responses that two people label alike")
+    ] = None,
+    transform: Annotated[
+        str, typer.Option(help="what is bounded: indicator, probability or identity")
+    ] = "indicator",
+    target: Annotated[float, typer.Option(help="wanted share of unsafe responses")] = 0.05,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest response")] = 48,
+    seed: Annotated[int, typer.Option(min=0, help="of sampling and of the bootstrap")] = 0,
+    out: Annotated[Path | None, typer.Option(help="folder of the page and the numbers")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Propose a limit: what limits mean, by the cost model's calibration on labelled data."""
+    require_llm()
+    from llm_env.calibration.evidence import OwnModels, read_evidence
+    from llm_env.calibration.report import publish
+    from llm_env.calibration.summary import calibrate, check_request
+
+    form = check_request(transform, target)
+    own = None
+    if cost_model is not None and data is not None:
+        own = OwnModels(cost_model, data, model, prompts, agreement, max_new_tokens, seed)
+    elif any(option is not None for option in (cost_model, data, model, prompts, agreement)):
+        raise InputError("your own models need both --cost-model and --data")
+    evidence = read_evidence(comparison, own)
+    publish(calibrate(evidence, form, target, seed=seed), evidence, out or comparison, as_json)
+
+
 def announce(config: CompareConfig, folder: Path) -> None:
     """Say what is about to happen."""
-    from llm_env.comparison.schedule import methods
+    from llm_env.comparison.methods import every_run
 
     Console().print(
         f"Safe RLHF on generated text: SFT, preferences, score models, then "
-        f"{len(methods(config)) - 1} RL runs, all from scratch in {folder}\n"
+        f"{len(every_run(config)) - 1} RL runs, all from scratch in {folder}\n"
         f"(stop at any time; `crl resume {folder}` continues)",
         highlight=False,
     )
@@ -105,9 +185,10 @@ def finish_comparison(folder: Path) -> None:
 
     with core.resumable(folder):
         run_all(folder)
-    console = Console()
-    print_summary(summarize(folder), console)
-    console.print(f"report: {write_comparison_report(folder)}", highlight=False, soft_wrap=True)
+        console = Console()
+        print_summary(summarize(folder), console)
+        path = write_comparison_report(folder)
+        console.print(f"report: {path}", highlight=False, soft_wrap=True)
 
 
 def require_llm() -> None:
@@ -123,4 +204,9 @@ def require_llm() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    import sys
+
+    # `env.id=my_env:Name-v0` finds my_env.py in the folder one works in, as `python -m` would; a
+    # console script does not have it on its path. At the end: it must not hide a package.
+    sys.path.append("")
     core.run_cli(app)

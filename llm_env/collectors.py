@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from constrained_rl.errors import InputError, require_finite
+from constrained_rl.costs import function_name, short
+from constrained_rl.errors import InputError, NonFiniteError, require_finite
 from constrained_rl.rollout import Episodes, Rollout
 from llm_env.generation import Generation, generate
+from llm_env.passes import ShuffledPasses
 from llm_env.policy import CausalLMPolicy, prompt_room
+from llm_env.prompts import Prompt
+from llm_env.score_norm import ScoreNorm
 from llm_env.scoring import ScoreModel, Scorer, model_scores
 from llm_env.tokens import TokenRows, check_tokenizer, decode_responses, encode_prompts, join
 
@@ -30,13 +34,17 @@ class Responses:
     """Finished responses as a score function meets them."""
 
     rows: TokenRows
-    prompts: list[str]
+    prompts: Sequence[Prompt]  # as handed in
     tokenizer: PreTrainedTokenizerBase
 
     @property
     def texts(self) -> list[str]:
         """Response texts, special tokens left out."""
         return decode_responses(self.tokenizer, self.rows.response_ids, self.rows.response_mask)
+
+    def show(self, index: int) -> str:
+        """One response and its prompt, for a message."""
+        return f"{short(self.texts[index])} to {short(self.prompts[index])}"
 
 
 Score: TypeAlias = Callable[[Responses], Tensor]
@@ -49,18 +57,42 @@ def by_model(model: ScoreModel) -> Score:
 
 
 def by_text(scorer: Scorer) -> Score:
-    """Score by any callable on (prompts, responses)."""
+    """Score by any callable on (prompts, responses); what it does wrong is said with its name."""
 
     def score(responses: Responses) -> Tensor:
-        found = torch.as_tensor(scorer(responses.prompts, responses.texts))
-        if found.shape != (len(responses.prompts),):
+        called = f"score function {function_name(scorer)}"
+        try:
+            found = scorer(responses.prompts, responses.texts)
+        except (InputError, NonFiniteError):
+            raise
+        except Exception as error:
             raise InputError(
-                f"the scorer returned shape {tuple(found.shape)} for {len(responses.prompts)} "
-                "responses; return one number per response"
-            )
-        return found
+                f"{called} raised {type(error).__name__}: {error}; the first of the "
+                f"{len(responses.prompts)} responses it was called with is {responses.show(0)}"
+            ) from error
+        return one_number_each(f"result of {called}", found, responses)
 
     return score
+
+
+def one_number_each(source: str, found: object, responses: Responses) -> Tensor:  # [B]
+    """What a score function returned, as a tensor; `InputError` unless it is B real numbers."""
+    count = len(responses.prompts)
+    expected = f"for {count} responses; return one number per response"
+    try:
+        scores = torch.as_tensor(found).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the {source} is {short(found)} {expected} ({error})") from error
+    if scores.shape != (count,) or scores.is_complex():
+        kind = f"shape {tuple(scores.shape)} and dtype {scores.dtype}"
+        raise InputError(f"the {source} has {kind} {expected}; found {short(found)}")
+    return scores
+
+
+def finite_scores(name: str, score: Score, responses: Responses) -> Tensor:  # [B]
+    """Scores of finished responses; `NonFiniteError` names the score and the first bad response."""
+    found = one_number_each(f"{name} score", score(responses), responses)
+    return require_finite(f"{name} scores", found, responses.show)
 
 
 class TokenCollector:
@@ -70,28 +102,29 @@ class TokenCollector:
         self,
         policy: CausalLMPolicy,
         tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         reward: Score,
         costs: Mapping[str, Score],
         batch: int,
         max_new_tokens: int,
         seed: int,
+        score_norm: ScoreNorm | None = None,
     ) -> None:
         check_tokenizer(tokenizer)
         self._policy, self._tokenizer, self._prompts = policy, tokenizer, list(prompts)
-        self._reward, self._costs = reward, tuple(costs.values())
+        self._reward, self._costs = reward, dict(costs)
         self.cost_names = tuple(costs)
         self._batch, self._max_new_tokens = batch, max_new_tokens
         room = prompt_room(policy.model.config, max_new_tokens)
         self._ids, self._attention = encode_prompts(tokenizer, self._prompts, room)
         device = policy.model.device
         self._sampler = torch.Generator(device).manual_seed(seed)
-        self._shuffler = torch.Generator().manual_seed(seed)
-        self._order = torch.zeros(0, dtype=torch.long)
+        self._passes = ShuffledPasses(len(self._prompts), seed)
+        self._score_norm = score_norm
 
     def collect(self) -> Rollout:
         """Draw prompts, decode, score."""
-        index = self._draw()
+        index = self._passes.draw(self._batch)
         attention = self._attention[index]
         width = int(attention.sum(1).max())  # prompts are left-padded to the longest of all
         prompt_ids, attention = self._ids[index, -width:], attention[:, -width:]
@@ -106,46 +139,39 @@ class TokenCollector:
         rows = join(prompt_ids, attention, generation.response, generation.mask)
         responses = Responses(rows, [self._prompts[i] for i in index.tolist()], self._tokenizer)
         # float32 whatever a scorer counts in: discounts take the dtype of the streams
-        reward = require_finite("reward scores", self._reward(responses).to(generation.logp))
+        reward = finite_scores("reward", self._reward, responses).to(generation.logp)
         costs = [
-            require_finite("cost scores", cost(responses).to(generation.logp))
-            for cost in self._costs
+            finite_scores(f"cost {name!r}", cost, responses).to(generation.logp)
+            for name, cost in self._costs.items()
         ]
         cost = torch.stack(costs, -1) if costs else reward.new_zeros(len(reward), 0)
-        rollout = token_rollout(rows, generation, reward, cost)
+        learned = reward if self._score_norm is None else self._score_norm.standardize(reward)
+        rollout = token_rollout(rows, generation, reward, cost, learned)
         # Exact in float32 (it differs from a recomputation by rounding only); reduced precision
         # decodes and trains with different roundings, so there it is computed again.
         exact = torch.finfo(self._policy.model.dtype).bits >= 32
         return rollout if exact else replace(rollout, behaviour_logp=None)
 
-    def _draw(self) -> Tensor:
-        """Indices of the next prompts, in shuffled passes."""
-        while len(self._order) < self._batch:
-            fresh = torch.randperm(len(self._prompts), generator=self._shuffler)
-            self._order = torch.cat([self._order, fresh])
-        index, self._order = self._order[: self._batch], self._order[self._batch :]
-        return index
-
     def at_checkpoint(self, seed: int) -> None:
         """Nothing is under way between iterations."""
 
     def state_dict(self) -> dict[str, object]:
-        """Random states and the prompts still to come in this pass."""
-        return {
-            "sampler": self._sampler.get_state(),
-            "shuffler": self._shuffler.get_state(),
-            "order": self._order,
-        }
+        """Random states, the prompts still to come in this pass, statistics of the scores."""
+        state = {"sampler": self._sampler.get_state(), **self._passes.state_dict()}
+        if self._score_norm is not None:
+            state["score_norm"] = self._score_norm.state_dict()
+        return state
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore `state_dict`."""
-        sampler, shuffler, order = state["sampler"], state["shuffler"], state["order"]
+        sampler = state["sampler"]
         assert isinstance(sampler, Tensor)
-        assert isinstance(shuffler, Tensor)
-        assert isinstance(order, Tensor)
         self._sampler.set_state(sampler)
-        self._shuffler.set_state(shuffler)
-        self._order = order.clone()
+        self._passes.load_state_dict(state)
+        if self._score_norm is not None:
+            score_norm = state["score_norm"]
+            assert isinstance(score_norm, Mapping)
+            self._score_norm.load_state_dict(score_norm)
 
 
 def token_rollout(
@@ -153,8 +179,13 @@ def token_rollout(
     generation: Generation,
     reward: Tensor,  # [B]
     cost: Tensor,  # [B, K]
+    learned: Tensor | None = None,  # [B]
 ) -> Rollout:
-    """Scores on the last token of each response; every row is one terminated episode."""
+    """Scores on the last token of each response; every row is one terminated episode.
+
+    The policy learns from `learned` where it is given (a standardised reward); the episode's return
+    is `reward`.
+    """
     mask = generation.mask
     index = torch.arange(len(mask), device=mask.device)
     end = mask.sum(1) - 1
@@ -164,7 +195,7 @@ def token_rollout(
     return Rollout(
         obs=rows,
         action=generation.response,
-        reward=at_end * reward.unsqueeze(1),
+        reward=at_end * (reward if learned is None else learned).unsqueeze(1),
         cost=at_end.unsqueeze(-1) * cost.unsqueeze(1),
         terminated=at_end,
         done=at_end,

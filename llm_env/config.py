@@ -16,6 +16,7 @@ from constrained_rl.config import (
     Section,
     Share,
 )
+from llm_env.score_norm import ScoreNormKind
 
 
 class TokenPPOConfig(PPOConfig):
@@ -62,3 +63,9 @@ class AlignConfig(Section):
     """what moves λ"""
     ppo: TokenPPOConfig = TokenPPOConfig()
     """the update"""
+    normalize_scores: ScoreNormKind = "none"
+    """standardise the reward score that is learned from (never a cost, never what is reported): by
+    the first iteration's responses ("reference"), or by all so far ("running"); λ, β and score_clip
+    then count in deviations of the reward"""
+    ptx_coefficient: NonNegative = 0.0
+    """c of c · (−mean log π) over tokens of demonstrations, added to the policy's loss"""

@@ -2,8 +2,9 @@
 
 D_R = {(x, y_w, y_l)} with y_w the more HELPFUL response (`better_response_id`), and
 D_C = {(x, y_w, y_l, s_w, s_l)} with y_w the more HARMFUL one, so `safer_response_id` names y_l; a
-sign is +1 for unsafe, −1 for safe (Dai et al., ICLR 2024, §3.1). A file is read completely before
-anything is trained, and its problems are reported together, by line. Absent: downloads.
+sign is +1 for unsafe, −1 for safe (Dai et al., ICLR 2024, §3.1). A file (.jsonl, .jsonl.gz,
+.jsonl.xz) is read row by row and completely before anything is trained; its problems are reported
+together, by line, and bad rows can be set aside. Absent: downloads, other formats.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
@@ -19,14 +21,27 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    StringConstraints,
+    PlainValidator,
     ValidationError,
     model_validator,
 )
 
 from constrained_rl.errors import InputError
+from llm_env.jsonl import iter_lines, parse
+from llm_env.prompts import FieldError, Message, checked_prompt
+from llm_env.quarantine import MAX_REPORTED, BadRow, Quarantine, Tally, no_rows
 
-MAX_PROBLEMS = 10  # reported of one file
+KINDS = {
+    "missing": "is missing",
+    "string_type": "is no string",
+    "string_unicode": "is no string",
+    "bool_type": "is no boolean",
+    "int_type": "is no integer",
+    "greater_than_equal": "is neither 0 nor 1",
+    "less_than_equal": "is neither 0 nor 1",
+}
+"""pydantic's types of problems in words that can be counted"""
+CURES = {"bool_type": "; write true or false", "int_type": "; write 0 or 1"}
 
 
 class PreferenceRow(BaseModel):
@@ -34,8 +49,8 @@ class PreferenceRow(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
-    prompt: Annotated[str, StringConstraints(pattern=r"\S")]
-    """what the user said; not empty"""
+    prompt: Annotated[str | list[Message], PlainValidator(checked_prompt)]
+    """what the user said, not empty; or several turns (prompts.py), kept as messages"""
     response_0: str
     """first response"""
     response_1: str
@@ -53,12 +68,18 @@ class PreferenceRow(BaseModel):
     def _consistent(self) -> Self:
         """Refuse rows whose labels cannot all be meant."""
         if self.response_0 == self.response_1:
-            raise ValueError("response_1: is identical to response_0; nothing is compared")
+            raise FieldError(
+                "response_1",
+                "is identical to response_0",
+                "is identical to response_0; nothing is compared",
+            )
         safer, other = self.safer_response_id, 1 - self.safer_response_id
         if self.safe[other] and not self.safe[safer]:
-            raise ValueError(
-                f"safer_response_id: names response {safer}, which is labelled unsafe, while "
-                f"response {other} is labelled safe"
+            raise FieldError(
+                "safer_response_id",
+                "contradicts the safety labels",
+                f"names response {safer}, which is labelled unsafe, while response {other} is "
+                "labelled safe",
             )
         return self
 
@@ -77,7 +98,7 @@ class PreferenceRow(BaseModel):
 class RewardPair:
     """An element of D_R."""
 
-    prompt: str
+    prompt: str | list[Message]
     chosen: str  # y_w, the more helpful response
     rejected: str  # y_l
 
@@ -91,7 +112,7 @@ class RewardPair:
 class CostPair:
     """An element of D_C; signs are +1 for unsafe, −1 for safe."""
 
-    prompt: str
+    prompt: str | list[Message]
     more_harmful: str  # y_w
     less_harmful: str  # y_l
     more_harmful_sign: int
@@ -132,30 +153,76 @@ def cost_pairs(rows: Sequence[PreferenceRow]) -> list[CostPair]:
     return pairs
 
 
-def read_preferences(path: str | Path) -> list[PreferenceRow]:
-    """Read a JSON-lines file; one error names up to ten problems as `file:line: field: reason`."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+def iter_preferences(path: str | Path) -> Iterator[PreferenceRow | BadRow]:
+    """Good and bad rows of a file in order, in memory that does not grow with the file."""
+    for line in iter_lines(path):
+        try:
+            yield PreferenceRow.model_validate(parse(line))
+        except ValidationError as error:
+            yield BadRow(line.number, tuple(_problems(error)), line.data)
+        except FieldError as problem:
+            yield BadRow(line.number, (problem,), line.data)
+
+
+def sift(
+    path: str | Path, max_bad: float, quarantine: str | Path | None, tally: Tally
+) -> Iterator[PreferenceRow]:
+    """Good rows; bad ones are counted in `tally` and set aside in a new file `quarantine`.
+
+    Raises:
+        InputError: after the last row, when more than the share `max_bad` of all rows is bad or
+            none is good. The quarantine file is complete by then.
+    """
+    if not 0 <= max_bad <= 1:
+        raise InputError(f"the allowed share of bad rows is {max_bad}, expected 0 … 1")
+    target = None if quarantine is None else Path(quarantine)
+    with nullcontext() if target is None else Quarantine(target, Path(path)) as aside:
+        for row in iter_preferences(path):
+            if isinstance(row, PreferenceRow):
+                tally.good += 1
+                yield row
+                continue
+            tally.add(row)
+            if aside is not None:
+                aside.write(row)
+    tally.require(max_bad, target)
+
+
+def read_preferences(
+    path: str | Path, max_bad: float = 0.0, quarantine: str | Path | None = None
+) -> list[PreferenceRow]:
+    """Read a file of preference rows for training.
+
+    Args:
+        path: JSON lines: .jsonl, .jsonl.gz or .jsonl.xz.
+        max_bad: share of all rows that may be bad; these are left out.
+        quarantine: new file for the bad rows, one JSON object each.
+
+    Raises:
+        InputError: more rows are bad. With neither option the first bad rows end the reading, and
+            the error names up to ten problems as `file:line: field: reason`.
+    """
+    if max_bad == 0 and quarantine is None:
+        return _read_strictly(path)
+    return list(sift(path, max_bad, quarantine, Tally(Path(path))))
+
+
+def _read_strictly(path: str | Path) -> list[PreferenceRow]:
+    """All rows of a file without bad ones."""
     rows: list[PreferenceRow] = []
     problems: list[str] = []
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip():
+    for row in iter_preferences(path):
+        if isinstance(row, PreferenceRow):
+            rows.append(row)
             continue
-        try:
-            rows.append(PreferenceRow.model_validate(_parse(line)))
-        except ValidationError as error:
-            problems.extend(f"{path}:{number}: {problem}" for problem in _problems(error))
-        except ValueError as error:
-            problems.append(f"{path}:{number}: {error}")
-        if len(problems) >= MAX_PROBLEMS:
-            problems = [*problems[:MAX_PROBLEMS], "… the rest of the file was not read"]
+        problems.extend(f"{path}:{row.line}: {problem}" for problem in row.problems)
+        if len(problems) >= MAX_REPORTED:
+            problems = [*problems[:MAX_REPORTED], "… the rest of the file was not read"]
             break
     if problems:
         raise InputError("\n".join(problems))
     if not rows:
-        raise InputError(f"{path}:1: the file holds no rows; expected one JSON object per line")
+        raise InputError(no_rows(path))
     return rows
 
 
@@ -173,28 +240,21 @@ def write_preferences(path: str | Path, rows: Sequence[PreferenceRow]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _parse(line: bytes) -> object:
-    """JSON value of a line, or a `ValueError` that says what the line is instead."""
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"line: is not UTF-8 (byte {error.start}: {error.reason})") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line: is not JSON (column {error.colno}: {error.msg})") from error
-
-
-def _problems(error: ValidationError) -> Iterator[str]:
-    """One `field: reason` per problem of a row."""
+def _problems(error: ValidationError) -> Iterator[FieldError]:
+    """The problems of a row, in the order of its fields."""
     for problem in error.errors(include_url=False):
         field = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "value_error":  # ours, names its field itself
-            yield problem["msg"].removeprefix("Value error, ")
-        elif problem["type"] == "missing":
-            yield f"{field}: is missing"
-        elif problem["type"] == "string_pattern_mismatch":
-            yield f"{field}: is empty"
-        elif problem["type"] in ("greater_than_equal", "less_than_equal"):
-            yield f"{field}: Input should be 0 or 1, found {problem['input']}"
+        kind, found = problem["type"], json.dumps(problem["input"], default=str)[:60]
+        if kind == "value_error":  # ours
+            own = problem["ctx"]["error"]
+            assert isinstance(own, FieldError)
+            yield own
+        elif kind == "missing":
+            yield FieldError(field, KINDS[kind], "is missing")
+        elif kind in ("greater_than_equal", "less_than_equal"):
+            yield FieldError(field, KINDS[kind], f"Input should be 0 or 1, found {found}")
+        elif not field:
+            yield FieldError("line", "is no object", f"expected a JSON object, found {found}")
         else:
-            found = json.dumps(problem["input"], default=str)[:60]
-            yield f"{field or 'line'}: {problem['msg']}, found {found}"
+            reason = f"{problem['msg']}, found {found}{CURES.get(kind, '')}"
+            yield FieldError(field, KINDS.get(kind, kind), reason)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 
@@ -24,6 +24,9 @@ from llm_env.config import AlignConfig
 from llm_env.generation import generate
 from llm_env.policy import CausalLMPolicy, prompt_room, response_logp
 from llm_env.preferences import PreferenceRow, cost_pairs, reward_pairs
+from llm_env.prompts import Prompt
+from llm_env.ptx import PTX
+from llm_env.score_norm import ScoreNorm
 from llm_env.score_training import ScoreConfig, train_score_model
 from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.sft import SFTConfig, train_sft
@@ -33,17 +36,18 @@ from llm_env.tokens import decode_responses, encode_prompts
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Annotate = Callable[[Sequence[tuple[str, str, str]]], Sequence[PreferenceRow]]
-"""Label (prompt, response 0, response 1) triples in both dimensions."""
+AnyPrompt = TypeVar("AnyPrompt", bound=Prompt)
+Annotate = Callable[[Sequence[tuple[Any, str, str]]], Sequence[PreferenceRow]]
+"""Label (prompt as handed in, response 0, response 1) triples in both dimensions."""
 
 
 @dataclass(frozen=True)
 class Data:
     """What Safe RLHF is given."""
 
-    demonstrations: Sequence[tuple[str, str]]
-    pair_prompts: Sequence[str]
-    prompts: Sequence[str]
+    demonstrations: Sequence[tuple[Prompt, str]]
+    pair_prompts: Sequence[Prompt]
+    prompts: Sequence[Prompt]
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def safe_rlhf(
         config,
         seed,
         critic_trunk=reward_model.backbone,
+        demonstrations=data.demonstrations,
     )
     metrics = list(train(parts, config.iterations))
     assert isinstance(parts.policy, CausalLMPolicy)
@@ -94,7 +99,7 @@ def safe_rlhf(
 def respond(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     max_new_tokens: int,
     seed: int,
     greedy: bool = False,
@@ -125,10 +130,10 @@ def respond(
 def sample_pairs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[AnyPrompt],
     max_new_tokens: int,
     seed: int,
-) -> list[tuple[str, str, str]]:
+) -> list[tuple[AnyPrompt, str, str]]:
     """Two sampled responses to each prompt; identical pairs say nothing and are dropped."""
     twice = [prompt for prompt in prompts for _ in range(2)]
     texts, _ = respond(model, tokenizer, twice, max_new_tokens, seed)
@@ -156,12 +161,13 @@ def fit_score(
 def alignment(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     reward: Score,
     costs: Mapping[str, Score],
     config: AlignConfig,
     seed: int,
     critic_trunk: PreTrainedModel | None = None,
+    demonstrations: Sequence[tuple[Prompt, str]] = (),
 ) -> Parts:
     """The loop's parts for a language model; run them with `constrained_rl.ppo.train`.
 
@@ -174,6 +180,7 @@ def alignment(
         config: RL settings.
         seed: of prompts, tokens and minibatches.
         critic_trunk: start of the critic (a copy); default: the SFT model's own trunk.
+        demonstrations: (prompt, response) texts of the PTX term, read if `ptx_coefficient` > 0.
     """
     policy = CausalLMPolicy(copy.deepcopy(model))
     constraints = constrain(tuple(costs), config.limit, config.constraint)
@@ -189,9 +196,12 @@ def alignment(
         config.prompts,
         config.max_new_tokens,
         seed,
+        None if config.normalize_scores == "none" else ScoreNorm(config.normalize_scores),
     )
     parts = assemble(collector, policy, critic, constraints, config.multiplier, config.ppo, seed)
     if config.ppo.kl_coefficient > 0:
         model.eval()  # dropout in the reference alone would be paid for as KL
         parts.reference = lambda obs, _: response_logp(model, obs)
+    if config.ptx_coefficient > 0:
+        parts.policy_learner.auxiliary = PTX(policy, tokenizer, demonstrations, config, seed)
     return parts

@@ -1,13 +1,14 @@
 """Training of reward and cost models on preferences, and their accuracies.
 
 The losses are those of preference_losses.py; both responses of a pair pass the model in one batch,
-each scored at its last token, the eos. Absent: running normalization of scores.
+each scored at its last token, the eos. Absent: statistics of scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -62,8 +63,12 @@ def train_score_model(
     config: ScoreConfig,
     generator: torch.Generator,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> list[float]:
-    """Train a score model in place; return the loss of every step."""
+    """Train a score model in place; return the loss of every step.
+
+    With a folder for checkpoints, a fit that was interrupted continues from the newest in it.
+    """
     _check_kind(pairs, kind)
     check_tokenizer(tokenizer)
     limit = config.max_tokens or context_length(model.backbone.config)
@@ -80,7 +85,7 @@ def train_score_model(
         return pair_loss([pairs[i] for i in batch], higher, lower, config)
 
     lengths = [max(len(a), len(b)) for a, b in zip(first, second, strict=True)]
-    return fit(model, lengths, loss, config, generator, progress)
+    return fit(model, lengths, loss, config, generator, progress, checkpoint)
 
 
 def pair_loss(

@@ -4,7 +4,7 @@ A reward or cost model reads its score at the last real token, eos included as t
 arithmetic on the attention mask and never by comparing ids: the reference implementation's
 `≠ unk` mask puts the score of GPT-2 on the wrong token. A critic reads the same trunk at every
 decision. Rewards and costs need no such model: any callable on texts is a `Scorer`.
-Absent: running normalization of scores; the published scripts leave it off.
+Absent: statistics of scores inside a score model; RL may standardise rewards (score_norm.py).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel
@@ -22,6 +23,7 @@ from transformers import AutoModel
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
 from llm_env.policy import context_length, forward_parameters, position_argument
+from llm_env.prompts import Prompt
 from llm_env.tokens import TokenRows, encode_texts, last_real, pad, position_ids
 
 if TYPE_CHECKING:
@@ -31,9 +33,13 @@ HEAD_FILE = "score_head.safetensors"
 
 
 class Scorer(Protocol):
-    """Rewards and costs may be any Python callable on (prompts, responses)."""
+    """Rewards and costs may be any Python callable on (prompts, responses).
 
-    def __call__(self, prompts: Sequence[str], responses: Sequence[str], /) -> Tensor:
+    Prompts come as they were handed in: strings, or lists of messages where they have several
+    turns. `Any`, so that a callable that takes strings alone is one.
+    """
+
+    def __call__(self, prompts: Sequence[Any], responses: Sequence[str], /) -> Tensor:
         """Score [B] of each response to its prompt."""
 
 
@@ -88,10 +94,16 @@ class ScoreModel(nn.Module):
                 f"{directory} is no score model: {HEAD_FILE} is missing; save one with "
                 "ScoreModel.save_pretrained, or start one with ScoreModel.from_causal_lm"
             )
-        head = load_file(str(file))
-        backbone = AutoModel.from_pretrained(directory, local_files_only=True)
-        score_model = cls(backbone, heads=len(head["bias"]))
-        score_model.head.load_state_dict(head)
+        try:
+            head = load_file(str(file))
+            backbone = AutoModel.from_pretrained(directory, local_files_only=True)
+            score_model = cls(backbone, heads=len(head["bias"]))
+            score_model.head.load_state_dict(head)
+        except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
+            raise InputError(
+                f"{directory} is damaged or no score model ({error}); save it again with "
+                "ScoreModel.save_pretrained"
+            ) from error
         return score_model
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -161,7 +173,7 @@ def model_scores(model: ScoreModel, rows: TokenRows, batch_size: int | None = No
 def score_texts(
     model: ScoreModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     responses: Sequence[str],
     batch_size: int = 64,
 ) -> Tensor:

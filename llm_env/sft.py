@@ -7,6 +7,7 @@ The log-probability is the one reinforcement learning uses (policy.py). Absent: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from constrained_rl.config import Count, Positive
 from llm_env.policy import context_length, response_logp
+from llm_env.prompts import Prompt
 from llm_env.supervised import FitConfig, Progress, fit
 from llm_env.tokens import TokenRows, check_tokenizer, encode_pairs, pair_rows
 
@@ -33,16 +35,20 @@ class SFTConfig(FitConfig):
 def train_sft(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[tuple[Prompt, str]],
     config: SFTConfig,
     generator: torch.Generator,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> list[float]:
-    """Fine-tune a causal LM in place on (prompt, response) texts; return the loss of every step."""
+    """Fine-tune a causal LM in place on (prompt, response) texts; return the loss of every step.
+
+    With a folder for checkpoints, a fit that was interrupted continues from the newest in it.
+    """
     check_tokenizer(tokenizer)
     model.eval()  # no dropout: all randomness comes from the generator
     limit = config.max_tokens or context_length(model.config)
-    prompts, responses = ([pair[which] for pair in pairs] for which in (0, 1))
+    prompts, responses = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     examples = encode_pairs(tokenizer, prompts, responses, limit)
 
     def loss(batch: list[int]) -> Tensor:
@@ -50,7 +56,7 @@ def train_sft(
         return sft_loss(model, rows.to(model.device))
 
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
-    return fit(model, lengths, loss, config, generator, progress)
+    return fit(model, lengths, loss, config, generator, progress, checkpoint)
 
 
 def sft_loss(model: PreTrainedModel, rows: TokenRows) -> Tensor:

@@ -2,20 +2,25 @@
 
 SFT and score training differ in their loss alone. Batches hold examples of similar length, so
 little of them is padding, and come in random order. Dropout is off, so every random number comes
-from the generator handed in. Absent: devices, accumulation and checkpoints.
+from the generator handed in, and a fit continues from its checkpoint to the last bit. Absent:
+devices and accumulation.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from constrained_rl.checkpoint import load_latest, save_checkpoint
 from constrained_rl.config import Count, NonNegative, Positive, Section, Share
 from constrained_rl.errors import InputError, require_finite
+from constrained_rl.stopping import Stopped, finishing_steps
 
 Progress: TypeAlias = Callable[[int, int, float], None]  # (step, steps, loss)
 BUCKET_BATCHES = 32  # batches that are sorted by length together
@@ -38,6 +43,8 @@ class FitConfig(Section):
     """gradients longer than this are shortened to it"""
     max_tokens: Count | None = None
     """longest prompt and response accepted, in tokens; None: the model's context"""
+    checkpoint_every: Count = 100
+    """steps between checkpoints, where a folder for them is given"""
 
 
 def fit(
@@ -47,6 +54,7 @@ def fit(
     config: FitConfig,
     generator: torch.Generator,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> list[float]:
     """Minimize `loss(indices of a batch)` over examples; return the loss of every step.
 
@@ -57,6 +65,7 @@ def fit(
         config: optimizer settings.
         generator: source of the order of the examples.
         progress: called after every step with (step, steps, loss).
+        checkpoint: folder of checkpoints; the newest intact one in it is continued.
     """
     if not lengths:
         raise InputError("there are no examples to train on; expected at least one")
@@ -66,15 +75,72 @@ def fit(
         weight_decay=config.weight_decay,
         betas=(0.9, 0.95),
     )
-    steps = config.epochs * math.ceil(len(lengths) / config.batch_size)
-    history: list[float] = []
-    for _ in range(config.epochs):
-        for batch in bucketed_batches(lengths, config.batch_size, generator):
-            rate = config.learning_rate * cosine(len(history), steps, config.warmup)
-            history.append(_step(optimizer, rate, loss(batch), config.max_gradient_norm))
-            if progress is not None:
-                progress(len(history), steps, history[-1])
+    per_epoch = math.ceil(len(lengths) / config.batch_size)
+    state = FitState(model, optimizer, generator, config.epochs * per_epoch, checkpoint)
+    history = state.restore()
+    with finishing_steps() as stopping:
+        for epoch in range(max(0, len(history) - 1) // per_epoch, config.epochs):
+            state.epoch_start = generator.get_state()
+            batches = bucketed_batches(lengths, config.batch_size, generator)
+            for batch in batches[len(history) - epoch * per_epoch :]:
+                rate = config.learning_rate * cosine(len(history), state.steps, config.warmup)
+                history.append(_step(optimizer, rate, loss(batch), config.max_gradient_norm))
+                if progress is not None:
+                    progress(len(history), state.steps, history[-1])
+                stop, last = stopping(), len(history) == state.steps
+                if stop or last or len(history) % config.checkpoint_every == 0:
+                    state.save(history)
+                if stop:
+                    raise Stopped
     return history
+
+
+@dataclass
+class FitState:
+    """What a checkpoint of a fit holds; its folder, if any."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    steps: int
+    folder: Path | None
+    epoch_start: Tensor | None = None  # generator's state before the epoch's order was drawn
+
+    def save(self, history: list[float]) -> None:
+        """Write a checkpoint, atomically."""
+        if self.folder is None:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.epoch_start,
+            "steps": self.steps,
+            "history": torch.tensor(history, dtype=torch.float64),
+        }
+        save_checkpoint(self.folder, len(history), state, keep=2)
+
+    def restore(self) -> list[float]:
+        """Continue from the newest intact checkpoint; the losses of the steps that are done."""
+        state = None if self.folder is None else load_latest(self.folder)
+        if state is None:
+            return []
+        if state["steps"] != self.steps:
+            raise InputError(
+                f"the checkpoints in {self.folder} are of a fit of {state['steps']} steps, this "
+                f"one has {self.steps}; delete the folder to fit anew, or restore the settings"
+            )
+        model, optimizer, generator, history = (
+            state[name] for name in ("model", "optimizer", "generator", "history")
+        )
+        assert isinstance(model, dict)
+        assert isinstance(optimizer, dict)
+        assert isinstance(generator, Tensor)
+        assert isinstance(history, Tensor)
+        self.model.load_state_dict(model)
+        self.optimizer.load_state_dict(optimizer)
+        self.generator.set_state(generator)
+        losses: list[float] = history.tolist()
+        return losses
 
 
 def _step(

@@ -3,7 +3,7 @@
 A row is a left-padded prompt of width P followed by a right-padded response of width T, so every
 response starts in the same column. Masks come from construction (who put this token here), never
 from comparing ids: families in which pad, eos and unk are one token (GPT-2) work like any other.
-Absent: chat templates; a prompt is the string the user hands in.
+A prompt is a string, used as it is, or several turns, rendered here at the border (prompts.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from constrained_rl.errors import InputError
+from llm_env.prompts import Prompt, is_templated, render_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,7 +123,7 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tens
 
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_prompt_tokens: int
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], max_prompt_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """Left-padded prompt ids [B, P] and attention [B, P].
 
@@ -140,7 +141,7 @@ def encode_prompts(
 
 def encode_pairs(
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     responses: Sequence[str],
     max_tokens: int | None = None,
 ) -> list[TokenPair]:
@@ -169,7 +170,7 @@ def encode_pairs(
 
 def encode_texts(
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     responses: Sequence[str],
     max_tokens: int | None = None,
 ) -> list[list[int]]:
@@ -216,11 +217,18 @@ def decode_responses(
     ]
 
 
-def _prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """Prompt ids with the tokenizer's own special tokens (bos); an empty prompt is an error."""
+def _prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Prompt ids with the tokenizer's own special tokens (bos); an empty prompt is an error.
+
+    A chat template writes its special tokens itself; adding them again would double the bos.
+    """
     if not prompts:
         raise InputError("no prompts were given; at least one is needed")
-    rows: list[list[int]] = tokenizer(list(prompts))["input_ids"]
+    texts = [render_prompt(prompt, tokenizer) for prompt in prompts]
+    rows: list[list[int]] = tokenizer(texts)["input_ids"]
+    for index, prompt in enumerate(prompts):
+        if is_templated(prompt, tokenizer):
+            rows[index] = tokenizer(texts[index], add_special_tokens=False)["input_ids"]
     for index, row in enumerate(rows):
         if not row:
             raise InputError(

@@ -52,6 +52,43 @@ BUILT_IN: dict[str, BuiltIn] = {
             cost_names=("hazard",),
             settings={"total_steps": 200_000, "ppo": {"entropy": 0.001}},
         ),
+        BuiltIn(
+            id="constrained_rl/PointCourier-v0",
+            description="the point with three budgets: hazard, speed near the goal, energy",
+            # The straight way at full speed costs 11.5, 6.0 and 98 (return 9.7).
+            limit=(2.0, 1.0, 80.0),
+            cost_names=("hazard", "speed", "energy"),
+            settings={
+                "total_steps": 700_000,
+                "env": {"num_envs": 64},
+                "network": {"hidden": [32, 32]},
+                "ppo": {
+                    "horizon": 64,
+                    "epochs": 8,
+                    "minibatches": 4,
+                    "entropy": 0.001,
+                    "learning_rate": 1e-3,
+                },
+            },
+        ),
+        BuiltIn(
+            id="constrained_rl/SpeedLimit-v0",
+            description="a mass with drag and a speed limit; best constant speed known",
+            # At most 0.1 above the limit on average over the 100 steps; full throttle costs 96.
+            limit=(10.0,),
+            cost_names=("excess",),
+            settings={
+                "total_steps": 400_000,
+                "network": {"hidden": [32]},
+                # A throttle's effect halves with every step, so 20 steps are a long horizon.
+                "ppo": {
+                    "horizon": 100,
+                    "minibatches": 2,
+                    "gamma": 0.95,
+                    "learning_rate": 3e-3,
+                },
+            },
+        ),
     )
 }
 
@@ -64,4 +101,14 @@ register(
     id="constrained_rl/PointHazard-v0",
     entry_point="constrained_rl.envs.point:point_hazard",
     vector_entry_point="constrained_rl.envs.point:point_hazard_vec",
+)
+register(
+    id="constrained_rl/PointCourier-v0",
+    entry_point="constrained_rl.envs.courier:courier",
+    vector_entry_point="constrained_rl.envs.courier:courier_vec",
+)
+register(
+    id="constrained_rl/SpeedLimit-v0",
+    entry_point="constrained_rl.envs.cruise:cruise",
+    vector_entry_point="constrained_rl.envs.cruise:cruise_vec",
 )

@@ -13,6 +13,7 @@ from constrained_rl.config import (
     NonNegative,
     PIDConfig,
     Section,
+    Seed,
 )
 from llm_env.config import AlignConfig
 from llm_env.score_training import ScoreConfig
@@ -56,7 +57,7 @@ class WorldConfig(Section):
 class CompareConfig(Section):
     """`crl llm compare`: Safe RLHF against static reward shaping on the embedded world."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """of data, annotators, networks and sampling"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """where models live"""
@@ -78,11 +79,17 @@ class CompareConfig(Section):
     """PID for the published constraint, whose cost is a logit and not a share"""
     weights: tuple[NonNegative, ...] = (0.0, 0.01, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0)
     """static weights ν; 0 is standard RLHF"""
+    decoupling: bool = True
+    """train what decoupled labels are compared with: a classifier's logit as cost, a cost model
+    without the sign terms, and one preference model from single-dimension labels"""
+    limits: tuple[Finite, ...] = (0.01, 0.02, 0.1, 0.2)
+    """further limits at which the recommended method is run, in units of align.limit"""
 
     @model_validator(mode="after")
-    def _weights_differ(self) -> Self:
-        if len(set(self.weights)) < len(self.weights):
-            raise ValueError(f"weights = {list(self.weights)} names a weight twice")
+    def _runs_differ(self) -> Self:
+        for name, values in (("weights", self.weights), ("limits", self.limits)):
+            if len({f"{value:g}" for value in values}) < len(values):
+                raise ValueError(f"{name} = {list(values)} names a value twice")
         return self
 
 
@@ -92,6 +99,8 @@ QUICK = {
     "sft": {"epochs": 2},
     "score": {"epochs": 1, "learning_rate": 3e-3},
     "align": {"iterations": 40},
+    "decoupling": False,
+    "limits": [],
 }
 """What `--quick` changes."""
 

@@ -137,20 +137,25 @@ def plot_helpfulness(results: Results) -> Figure:
 
 def plot_cost_model(score: Sequence[float], unsafe: Sequence[bool]) -> Figure:
     """Histograms of C for gold-safe and gold-unsafe responses, with the zero line."""
-    values, bad = np.asarray(score), np.asarray(unsafe, dtype=bool)
     with style():
         figure, (ax,) = grid(1, 1, (7.2, 3.0))
-        edges = np.linspace(values.min(), values.max(), 41).tolist()
-        for chosen, name, color in (
-            (~bad, "safe by gold", BLUE),
-            (bad, "unsafe by gold", VERMILLION),
-        ):
-            wrong = (values[chosen] > 0) != (name == "unsafe by gold")
-            miss = f", {wrong.mean():.1%} on the wrong side" if chosen.any() else ""
-            label = f"{name} ({int(chosen.sum())}{miss})"
-            ax.hist(values[chosen], edges, color=color, alpha=0.6, label=label)
-        ax.axvline(0.0, color=VERMILLION, linestyle=(0, (5, 3)), linewidth=1.2)
-        ax.set_xlabel("model cost C")
+        draw_costs(ax, score, unsafe)
         ax.set_ylabel("responses")
         ax.legend(loc="upper right")
     return figure
+
+
+def draw_costs(ax: Axes, score: Sequence[float], unsafe: Sequence[bool]) -> None:
+    """Histograms of C for gold-safe and gold-unsafe responses; the legend counts the misplaced."""
+    values, bad = np.asarray(score), np.asarray(unsafe, dtype=bool)
+    edges = np.linspace(values.min(), values.max(), 41).tolist()
+    for chosen, name, color in (
+        (~bad, "safe by gold", BLUE),
+        (bad, "unsafe by gold", VERMILLION),
+    ):
+        wrong = (values[chosen] > 0) != (name == "unsafe by gold")
+        miss = f", {wrong.mean():.1%} on the wrong side" if chosen.any() else ""
+        label = f"{name} ({int(chosen.sum())}{miss})"
+        ax.hist(values[chosen], edges, color=color, alpha=0.6, label=label)
+    ax.axvline(0.0, color=VERMILLION, linestyle=(0, (5, 3)), linewidth=1.2)
+    ax.set_xlabel("model cost C")

@@ -27,6 +27,7 @@ from constrained_rl.plots import CostCurve, Metrics, plot_time, style
 from constrained_rl.report import origin
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.evaluate import Mode, Record
+from llm_env.comparison.methods import every_run, methods, variants
 from llm_env.comparison.plots import plot_frontier, plot_overoptimization, plot_training
 from llm_env.comparison.plots_detail import (
     plot_cost_model,
@@ -35,9 +36,10 @@ from llm_env.comparison.plots_detail import (
     plot_unsafe,
 )
 from llm_env.comparison.plots_planes import plot_planes
+from llm_env.comparison.report_decoupling import decoupling_section, limit_section
 from llm_env.comparison.report_tables import all_numbers, main_table, sample_folds, score_table
-from llm_env.comparison.results import read_comparison, summarize
-from llm_env.comparison.schedule import load_config, methods
+from llm_env.comparison.results import read_comparison, read_runs, summarize
+from llm_env.comparison.schedule import load_config
 from llm_env.comparison.summaries import Results
 from llm_env.comparison.verdict import misses_harm, reward_hacked, verdict
 from llm_env.config import AlignConfig
@@ -69,7 +71,8 @@ def write_comparison_report(folder: Path) -> Path:
         subtitle=f"embedded dialogue world · seed {config.seed} · {n} prompts, the same for every "
         "method",
         lead=first_screen(found),
-        sections=[build(found) for build in SECTIONS] + [origin_section(folder)],
+        sections=[section for build in SECTIONS if (section := build(found)) is not None]
+        + [origin_section(folder)],
     )
     return write_page(page, folder / "report.html")
 
@@ -186,7 +189,7 @@ def score_section(found: Comparison) -> Section:
         "the dashed zero line and every orange-red one right of it."
     )
     shown = picture(plot_cost_model(accuracy["score"], accuracy["unsafe"]), caption)
-    return Section("Score models and annotators", [shown, *score_table(found.results)])
+    return Section("Score models", [shown, score_table(found.results)])
 
 
 def overoptimization_section(found: Comparison) -> Section:
@@ -201,6 +204,17 @@ def overoptimization_section(found: Comparison) -> Section:
     )
     shown = picture(plot_overoptimization(found.results, hacked, missed), caption, wide=True)
     return Section("Over-optimization", [shown])
+
+
+def decoupling(found: Comparison) -> Section:
+    """The paper's second question."""
+    records = {**found.records, **read_runs(found.folder, variants(found.config))}
+    return decoupling_section(found.results, records, found.folder)
+
+
+def limits(found: Comparison) -> Section | None:
+    """The sweep of limits, where there is one."""
+    return limit_section(found.results)
 
 
 def sample_section(found: Comparison) -> Section:
@@ -224,8 +238,9 @@ def time_section(found: Comparison) -> Section:
         "Wall-clock seconds of each stage, longest first; independent stages ran side by side, so "
         "the whole took less than their sum."
     )
+    labels = {run.name: run.label for run in every_run(found.config)}
     seconds = {
-        found.labels.get(stage.removeprefix("runs/"), stage.replace("_", " ")): wall
+        labels.get(stage.removeprefix("runs/"), stage.replace("_", " ")): wall
         for stage, wall in found.results.seconds.items()
         if stage != "runs/sft"  # only evaluates
     }
@@ -241,11 +256,13 @@ def origin_section(folder: Path) -> Section:
     return Section("Config and provenance", blocks)
 
 
-SECTIONS: tuple[Callable[[Comparison], Section], ...] = (
+SECTIONS: tuple[Callable[[Comparison], Section | None], ...] = (
     training_section,
     plane_section,
     unsafe_section,
     outcome_section,
+    decoupling,
+    limits,
     overoptimization_section,
     score_section,
     sample_section,

@@ -127,29 +127,35 @@ def kind_table(results: Results, mode: str, kind: str) -> Table:
     return Table([*header, "helpfulness (gold)"], rows)
 
 
-def score_table(results: Results) -> list[Block]:
-    """Accuracies of the score models, and how far annotators agree."""
+MODEL_NAMES = {
+    "reward": "reward model",
+    "cost": "cost model (ranking + sign)",
+    "classifier": "safety classifier (sign only)",
+    "ranking": "cost model without sign terms",
+    "free": "cost model without sign terms and regularizer",
+    "single": "preference model (single labels)",
+}
+"""what score models are called"""
+
+
+def score_table(results: Results) -> Table:
+    """Accuracies of the score models."""
     rows = []
-    for kind, found in results.score_models.items():
+    for name, found in results.score_models.items():
         shares = (found.ranking, found.gold_ranking, found.sign, found.gold_sign)
         cells = ["–" if share is None else f"{share:.1%}" for share in shares]
-        rows.append([f"{kind} model", *cells])
+        area = "–" if found.gold_auc is None else f"{found.gold_auc:.3f}"
+        rows.append([MODEL_NAMES[name], *cells, area])
     header = ["", "pairs ranked as annotators", "pairs ranked as gold"]
-    header += ["signs as annotators", "signs as gold"]
+    header += ["signs as annotators", "signs as gold", "AUC (gold)"]
     pairs = next(iter(results.score_models.values())).pairs
-    accuracy = Table(
+    return Table(
         header,
         rows,
         f"On {pairs} held-out pairs of SFT responses. Annotators are noisy: agreement with gold "
-        "may exceed agreement with them.",
+        "may exceed agreement with them. Gold is helpfulness for the reward model, harm for cost "
+        "models, and both weighed equally for a preference model.",
     )
-    agreement = Table(
-        ["question put to two annotators", "agreement"],
-        [[name, f"{share:.1%}"] for name, share in results.agreement.items()],
-        "Share of held-out pairs on which two annotators of the pool give the same answer; "
-        "“single” asks for one overall preference instead of two decoupled ones.",
-    )
-    return [accuracy, agreement]
 
 
 def sample_folds(records: Mapping[str, Sequence[Record]], labels: Mapping[str, str]) -> list[Block]:

@@ -15,14 +15,17 @@ from rich.console import Console
 from rich.table import Table
 
 from constrained_rl.checkpoint import write_text
+from constrained_rl.config import FixedConfig
+from constrained_rl.errors import InputError
 from constrained_rl.logging import read_metrics
 from constrained_rl.statistics import Interval
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.evaluate import Record, read_records
-from llm_env.comparison.schedule import Method, load_config, methods, tasks
+from llm_env.comparison.methods import Method, methods, scores, sweep, variants
+from llm_env.comparison.schedule import load_config, tasks
 from llm_env.comparison.summaries import (
-    FAMILIES,
     MODES,
+    RECOMMENDED,
     MethodResult,
     ModeResult,
     Results,
@@ -34,16 +37,26 @@ from llm_env.comparison.summaries import (
 def summarize(folder: Path) -> Results:
     """Summarize a comparison and write `results.json` beside it."""
     config = load_config(folder)
-    records = read_comparison(folder, config)
+    start = read_records(folder / "runs/sft/evaluation.jsonl")
+
+    def summarized(runs: Sequence[Method]) -> tuple[MethodResult, ...]:
+        records = read_runs(folder, runs)
+        return tuple(
+            summarize_method(run, records[run.name], start, folder)
+            for run in runs
+            if run.name in records
+        )
+
+    main = summarized(methods(config))
+    by_limit = [*(m for m in main if m.name == RECOMMENDED), *summarized(sweep(config))]
     results = Results(
         seed=config.seed,
-        methods=tuple(
-            summarize_method(method, said, records["sft"], folder)
-            for method in methods(config)
-            if (said := records.get(method.name)) is not None
-        ),
-        score_models={kind: read_score_model(folder, kind) for kind in ("reward", "cost")},
-        agreement=json.loads((folder / "preferences/agreement.json").read_text(encoding="utf-8")),
+        methods=main,
+        variants=summarized(variants(config)),
+        sweep=tuple(sorted(by_limit, key=lambda m: m.limit or 0.0)),
+        score_models={name: read_score_model(folder, name) for name in scores(config)},
+        agreement=read_shares(folder / "preferences/agreement.json"),
+        approval=read_shares(folder / "preferences/approval.json"),
         seconds=read_seconds(folder, config),
     )
     text = json.dumps(_finite(asdict(results)), indent=1, allow_nan=False)
@@ -53,11 +66,25 @@ def summarize(folder: Path) -> Results:
 
 def read_comparison(folder: Path, config: CompareConfig) -> dict[str, list[Record]]:
     """Records of SFT and of every method that has finished, by name."""
-    found = {"sft": read_records(folder / "runs/sft/evaluation.jsonl")}
-    for method in methods(config):
-        path = folder / "runs" / method.name / "evaluation.jsonl"
-        if path.is_file():
-            found[method.name] = read_records(path)
+    start = {"sft": read_records(folder / "runs/sft/evaluation.jsonl")}
+    return start | read_runs(folder, methods(config))
+
+
+def read_runs(folder: Path, runs: Sequence[Method]) -> dict[str, list[Record]]:
+    """Records of those runs that have finished, by name."""
+    paths = {run.name: folder / "runs" / run.name / "evaluation.jsonl" for run in runs}
+    return {name: read_records(path) for name, path in paths.items() if path.is_file()}
+
+
+def read_shares(path: Path) -> dict[str, float]:
+    """What a stage has counted, by name."""
+    try:
+        found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is missing: the folder was made by another version, or a file was removed; "
+            "start again with crl llm compare and a new --out"
+        ) from None
     return found
 
 
@@ -72,23 +99,33 @@ def summarize_method(
     return MethodResult(
         name=method.name,
         label=method.label.replace("≤ -", "≤ −"),
-        family=FAMILIES[method.family],
+        family=method.family,
         greedy=greedy,
         sampled=sampled,
+        limit=limit_of(method),
         lam=last.get("lambda/cost"),
         kl=last.get("kl/reference"),
     )
 
 
-def read_score_model(folder: Path, kind: str) -> ScoreModelResult:
+def limit_of(method: Method) -> float | None:
+    """What a run is held to; None where nothing is."""
+    if method.align is None or isinstance(method.align.multiplier, FixedConfig):
+        return None
+    limit = method.align.limit
+    return limit[0] if isinstance(limit, tuple) else limit
+
+
+def read_score_model(folder: Path, name: str) -> ScoreModelResult:
     """Accuracies that a score model's stage has measured."""
-    found = json.loads((folder / f"{kind}_model/accuracy.json").read_text(encoding="utf-8"))
+    found = json.loads((folder / f"{name}_model/accuracy.json").read_text(encoding="utf-8"))
     return ScoreModelResult(
         pairs=len(found["score"]) // 2,
         ranking=found["labels"]["ranking"],
         sign=found["labels"]["sign"],
         gold_ranking=found["gold_ranking"],
         gold_sign=found["gold_sign"],
+        gold_auc=found["gold_auc"],
     )
 
 

@@ -16,64 +16,22 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
-from constrained_rl.config import ConstraintConfig, FixedConfig, GradientConfig
 from constrained_rl.errors import InputError, NonFiniteError
+from constrained_rl.logging import plain_warnings
 from constrained_rl.provenance import write_provenance
 from constrained_rl.run import refuse_used
 from constrained_rl.settings import read_toml, to_toml, validate
-from llm_env.comparison.config import PUBLISHED, CompareConfig
+from constrained_rl.stopping import Stopped, finishing_steps, note_sigterm, stoppable
+from llm_env.comparison.config import CompareConfig
+from llm_env.comparison.methods import SCORES, every_run, scores
 from llm_env.comparison.progress import StageProgress
-from llm_env.config import AlignConfig
 
-
-@dataclass(frozen=True)
-class Method:
-    """One row of the comparison."""
-
-    name: str  # folder name
-    label: str
-    family: str  # "start", "dynamic" or "static"
-    align: AlignConfig | None
-
-
-def methods(config: CompareConfig) -> list[Method]:
-    """SFT, four dynamic methods and every static weight, all from the same recommended settings."""
-    recommended = config.align
-    if isinstance(recommended.limit, tuple):
-        raise InputError(
-            f"align.limit is {recommended.limit}, but the comparison has one cost; give one number"
-        )
-    published: dict[str, Any] = {
-        "constraint": ConstraintConfig(transform="identity"),
-        "limit": config.published_limit,
-    }
-    lagrangian = GradientConfig(learning_rate=0.3, initial=1.0)
-    bound = f"E[C] ≤ {config.published_limit:g}".replace("-", "−")
-    share = f"P(C > 0) ≤ {recommended.limit:g}"
-    dynamic: list[tuple[str, str, dict[str, Any]]] = [
-        ("pid-share", f"PID-Lagrangian, {share}", {}),
-        ("ppo-share", f"PPO-Lagrangian, {share}", {"multiplier": lagrangian}),
-        ("pid-mean", f"PID-Lagrangian, {bound}", published | {"multiplier": config.mean_pid}),
-        ("ppo-mean", f"PPO-Lagrangian, {bound} (published)", published | {"multiplier": PUBLISHED}),
-    ]
-    found = [Method("sft", "SFT", "start", None)]
-    found += [
-        Method(name, label, "dynamic", recommended.model_copy(update=update))
-        for name, label, update in dynamic
-    ]
-    for weight in config.weights:
-        label = f"static ν = {weight:g}" + (" (standard RLHF)" if weight == 0 else "")
-        update = {
-            "constraint": ConstraintConfig(transform="identity"),
-            "multiplier": FixedConfig(weight=weight),
-        }
-        align = recommended.model_copy(update=update)
-        found.append(Method(f"static-{weight:g}", label, "static", align))
-    return found
+if TYPE_CHECKING:
+    from llm_env.comparison.stages import Workspace
 
 
 @dataclass(frozen=True)
@@ -85,18 +43,24 @@ class Task:
     iterations: int = 0
 
 
-def tasks(config: CompareConfig) -> list[Task]:
-    """All stages."""
-    scores = ("reward_model", "cost_model")
-    return [
+def tasks(config: CompareConfig, only: Sequence[str] = ()) -> list[Task]:
+    """All stages, or those `only` names with all that they need."""
+    found = [
         Task("sft", ()),
         Task("preferences", ("sft",)),
-        *(Task(name, ("preferences",)) for name in scores),
+        *(Task(f"{name}_model", ("preferences",)) for name in scores(config)),
         *(
-            Task(f"runs/{m.name}", scores, m.align.iterations if m.align else 0)
-            for m in methods(config)
+            Task(f"runs/{run.name}", run.needs, run.align.iterations if run.align else 0)
+            for run in every_run(config)
         ),
     ]
+    if not only:
+        return found
+    wanted = set(only)
+    for task in reversed(found):  # what is needed always comes before
+        if task.folder in wanted:
+            wanted |= set(task.needs)
+    return [task for task in found if task.folder in wanted]
 
 
 def run_task(folder: str, name: str) -> str:
@@ -110,21 +74,26 @@ def run_task(folder: str, name: str) -> str:
     torch.set_num_threads(1)
     space = stages.Workspace(Path(folder), load_config(Path(folder)))
     try:
-        match name.split("/"):
-            case ["sft"]:
-                stages.run_sft(space)
-            case ["preferences"]:
-                stages.run_preferences(space)
-            case ["runs", run]:
-                method = next(m for m in methods(space.config) if m.name == run)
-                stages.run_method(space, run, method.align)
-            case ["reward_model"]:
-                stages.run_score_model(space, "reward")
-            case ["cost_model"]:
-                stages.run_score_model(space, "cost")
+        with plain_warnings(), stoppable():
+            run_stage(space, name)
     except (InputError, NonFiniteError) as error:
         raise type(error)(f"{name}: {error}") from error
     return name
+
+
+def run_stage(space: Workspace, name: str) -> None:
+    """Run the stage whose folder is `name`."""
+    from llm_env.comparison import stages
+
+    match name.split("/"):
+        case ["sft"]:
+            stages.run_sft(space)
+        case ["preferences"]:
+            stages.run_preferences(space)
+        case ["runs", run]:
+            stages.run_method(space, next(m for m in every_run(space.config) if m.name == run))
+        case [score] if score.removesuffix("_model") in SCORES:
+            stages.run_score_model(space, score.removesuffix("_model"))
 
 
 def load_config(folder: Path) -> CompareConfig:
@@ -137,29 +106,35 @@ def prepare(config: CompareConfig, folder: Path) -> None:
     """Write config and provenance into a new folder."""
     refuse_used(folder)
     choose_device(config.device)
-    methods(config)  # whatever is wrong with the config shows before a folder exists
+    every_run(config)  # whatever is wrong with the config shows before a folder exists
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "config.toml", to_toml(config))
-    write_provenance(folder)
     write_text(folder / "comparison", "made by crl llm compare\n")  # tells it from other runs
+    write_provenance(folder)
+    write_text(folder / "config.toml", to_toml(config))  # last: now it can be resumed
 
 
-def run_all(folder: Path) -> None:
-    """Run every stage that is not finished, side by side where they are independent."""
+def run_all(folder: Path, only: Sequence[str] = ()) -> None:
+    """Run every stage that is not finished, side by side where they are independent.
+
+    Args:
+        folder: made by `prepare`.
+        only: folders of stages; with any, other stages run only if these need them.
+    """
     config = load_config(folder)
     workers = config.workers or available_cores()
-    waiting = [task for task in tasks(config) if not (folder / task.folder).exists()]
+    wanted = tasks(config, only)
+    waiting = [task for task in wanted if not (folder / task.folder).exists()]
     os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers
     context = multiprocessing.get_context("spawn")
     with (
-        StageProgress(folder, tasks(config)) as progress,
+        StageProgress(folder, wanted) as progress,
         ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker) as pool,
     ):
         try:
             run_tasks(folder, waiting, workers, pool, progress)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
             for worker in multiprocessing.active_children():
-                worker.terminate()
+                worker.terminate()  # SIGTERM: it ends after its step, with a checkpoint
             raise
 
 
@@ -170,25 +145,31 @@ def run_tasks(
     pool: ProcessPoolExecutor,
     progress: StageProgress,
 ) -> None:
-    """Keep `workers` stages running until none is waiting."""
+    """Keep `workers` stages running until none is waiting, or until asked to stop."""
     running: set[Future[str]] = set()
-    while waiting or running:
-        for task in ready(waiting, folder):
-            if len(running) == workers:
-                break
-            waiting.remove(task)
-            running.add(pool.submit(run_task, str(folder), task.folder))
-        done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-        for future in done:
-            try:
-                future.result()  # raises what the stage raised
-            except BrokenProcessPool:
-                raise InputError(
-                    "a worker process died, most likely killed for lack of memory; what is "
-                    f"finished is kept: continue with `crl resume {folder}`, with fewer workers "
-                    "(workers=1) in its config.toml if it happens again"
-                ) from None
-        progress.refresh()
+    with finishing_steps() as stopping:  # a signal must not fall into the start of a worker
+        while (waiting or running) and not stopping():
+            for task in ready(waiting, folder):
+                if len(running) == workers:
+                    break
+                waiting.remove(task)
+                running.add(pool.submit(run_task, str(folder), task.folder))
+            done, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in done:
+                finish_task(future, folder)
+            progress.refresh()
+
+
+def finish_task(future: Future[str], folder: Path) -> None:
+    """Raise what a stage raised, or why its process died."""
+    try:
+        future.result()
+    except BrokenProcessPool:
+        raise InputError(
+            "a worker process died, most likely killed for lack of memory; what is "
+            f"finished is kept: continue with `crl resume {folder}`, with fewer workers "
+            "(workers=1) in its config.toml if it happens again"
+        ) from None
 
 
 def available_cores() -> int:
@@ -197,12 +178,13 @@ def available_cores() -> int:
 
 
 def prepare_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when it does, even by SIGKILL.
+    """Leave Ctrl-C to the parent, note SIGTERM, and end when the parent does, even by SIGKILL.
 
     A worker waits for work on a pipe whose other end it holds too, so by itself it would wait for
     ever, and one at work would write into a folder that a resumed comparison uses.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    note_sigterm()
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -1,22 +1,23 @@
 """The stages of the comparison on the embedded world, each a folder that is finished or absent.
 
-    data → sft → preferences → reward_model ‖ cost_model → runs/<method> ‖ …
+    data → sft → preferences → reward_model ‖ cost_model ‖ … → runs/<method> ‖ …
 
 A stage works in a hidden folder and renames it when it is done, so a killed comparison continues
-with the stages that are missing; RL runs also continue from their checkpoints. Every stage draws
-from random streams of its own, named by (seed, stage), so that stages can run in any order.
+with the stages that are missing; fits and RL runs continue from their checkpoints. Every stage
+draws from random streams of its own, named by (seed, stage), so that they can run in any order.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -29,31 +30,39 @@ from constrained_rl.run import drive
 from llm_env.collectors import by_model
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.evaluate import evaluate, write_records
-from llm_env.config import AlignConfig
+from llm_env.comparison.measure import Row, measure
+from llm_env.comparison.methods import SCORES, Method, Score
+from llm_env.comparison.single import SingleRow, read_single, single_pairs, write_single
 from llm_env.policy import CausalLMPolicy
 from llm_env.preferences import (
+    CostPair,
     PreferenceRow,
+    RewardPair,
     cost_pairs,
     read_preferences,
     reward_pairs,
     write_preferences,
 )
-from llm_env.safe_rlhf import alignment, fit_score, sample_pairs
-from llm_env.score_training import score_accuracy
-from llm_env.scoring import ScoreModel, score_texts
+from llm_env.safe_rlhf import alignment, sample_pairs
+from llm_env.score_training import train_score_model
+from llm_env.scoring import ScoreModel
 from llm_env.sft import train_sft
 from llm_env.world import (
     AnnotatorPool,
     Prompt,
     agreement,
+    approval,
     build_tokenizer,
     demonstrate,
-    judge,
     sample_prompts,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Labelled: TypeAlias = list[RewardPair] | list[CostPair]
+FIT = "fit"
+"""Folder of a fit's checkpoints in the hidden folder of its stage."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,12 @@ class Workspace:
         """The prompts of one purpose; "evaluation" is the same for every method."""
         return sample_prompts(count, self.rng(f"prompts/{purpose}"))
 
+    def demonstrations(self) -> list[tuple[str, str]]:
+        """What the SFT model learns from: prompts and responses."""
+        rng = self.rng("sft/demonstrations")
+        prompts = self.prompts("sft", self.config.world.demonstrations)
+        return [(prompt.text, demonstrate(prompt, rng)) for prompt in prompts]
+
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The world's tokenizer."""
         return build_tokenizer()
@@ -91,9 +106,9 @@ class Workspace:
         model = AutoModelForCausalLM.from_pretrained(self.folder / stage, local_files_only=True)
         return model.to(self.device).eval()
 
-    def score_model(self, kind: str) -> ScoreModel:
-        """The reward or cost model."""
-        return ScoreModel.from_pretrained(self.folder / f"{kind}_model").to(self.device)
+    def score_model(self, name: str) -> ScoreModel:
+        """A score model by its name."""
+        return ScoreModel.from_pretrained(self.folder / f"{name}_model").to(self.device)
 
 
 @contextmanager
@@ -106,16 +121,18 @@ def stage(folder: Path) -> Iterator[Path]:
     seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
     write_text(work / "time.json", json.dumps(seconds))
     work.rename(folder)
+    shutil.rmtree(folder / FIT, ignore_errors=True)  # afterwards: a kill here loses nothing
 
 
 def progress_file(work: Path) -> Callable[[int, int, float], None]:
     """Report of a supervised fit, one JSON line per twenty steps."""
-    file = (work / "progress.jsonl").open("w", encoding="utf-8")
+    path = work / "progress.jsonl"
+    path.unlink(missing_ok=True)
 
     def report(step: int, steps: int, loss: float) -> None:
         if step % 20 == 0 or step == steps:
-            file.write(json.dumps({"step": step, "steps": steps, "loss": loss}) + "\n")
-            file.flush()
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, "steps": steps, "loss": loss}) + "\n")
 
     return report
 
@@ -141,11 +158,9 @@ def run_sft(space: Workspace) -> None:
                 pad_token_id=tokenizer.pad_token_id,
             )
         ).to(space.device)
-        rng = space.rng("sft/demonstrations")
-        prompts = space.prompts("sft", config.world.demonstrations)
-        pairs = [(prompt.text, demonstrate(prompt, rng)) for prompt in prompts]
+        pairs = space.demonstrations()
         generator = torch.Generator().manual_seed(space.seed("sft/order"))
-        train_sft(model, tokenizer, pairs, config.sft, generator, progress_file(work))
+        train_sft(model, tokenizer, pairs, config.sft, generator, progress_file(work), work / FIT)
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
 
@@ -166,70 +181,71 @@ def run_preferences(space: Workspace) -> None:
                 )
             prompts, first, second = (list(column) for column in zip(*triples, strict=True))
             rows = pool.label(prompts, first, second, space.rng(f"labels/{split}"))
+            single = pool.label_single(prompts, first, second, space.rng(f"labels/single/{split}"))
             write_preferences(
                 work / f"{split}.jsonl", [PreferenceRow.model_validate(row) for row in rows]
             )
+            write_single(
+                work / f"single_{split}.jsonl", [SingleRow.model_validate(row) for row in single]
+            )
+            if split == "train":  # what score models learn from
+                write_text(work / "approval.json", json.dumps(approval(rows, single)))
         shares = agreement(pool, prompts, first, second, space.rng("labels/agreement"))
         write_text(work / "agreement.json", json.dumps(shares))
 
 
-def run_score_model(space: Workspace, kind: Literal["reward", "cost"]) -> None:
-    """Fit the reward or the cost model and measure it on held-out labels and on gold."""
-    tokenizer, sft = space.tokenizer(), space.causal_lm("sft")
-    rows = read_preferences(space.folder / "preferences/train.jsonl")
-    held_out = read_preferences(space.folder / "preferences/held_out.jsonl")
-    with stage(space.folder / f"{kind}_model") as work:
-        seed = space.seed(f"{kind}_model")
-        model = fit_score(kind, sft, tokenizer, rows, space.config.score, seed, progress_file(work))
+def run_score_model(space: Workspace, name: str) -> None:
+    """Fit a score model from the SFT model and measure it on held-out labels and on gold."""
+    tokenizer, sft, score = space.tokenizer(), space.causal_lm("sft"), SCORES[name]
+    train, held_out = read_labels(space, score, "train"), read_labels(space, score, "held_out")
+    config = space.config.score.model_copy(update=dict(score.terms))
+    with stage(space.folder / f"{name}_model") as work:
+        # variants share head and order of the model that they vary, so only data and loss differ
+        generator = torch.Generator().manual_seed(space.seed(f"{score.kind}_model"))
+        model = ScoreModel.from_causal_lm(sft, generator=generator)
+        progress = progress_file(work)
+        train_score_model(
+            model, tokenizer, train[1], score.kind, config, generator, progress, work / FIT
+        )
         model.save_pretrained(work)
-        pairs = reward_pairs(held_out) if kind == "reward" else cost_pairs(held_out)
-        labels = asdict(score_accuracy(model, tokenizer, pairs))
-        gold = gold_accuracy(model, tokenizer, held_out, kind)
-        write_text(work / "accuracy.json", json.dumps({"labels": labels, **gold}))
+        found = measure(model, tokenizer, score, *held_out)
+        write_text(work / "accuracy.json", json.dumps(found))
 
 
-def gold_accuracy(
-    model: ScoreModel, tokenizer: PreTrainedTokenizerBase, rows: list[PreferenceRow], kind: str
-) -> dict[str, Any]:
-    """Share of held-out pairs ordered as gold orders them, and every response's score."""
-    prompts = [row.prompt for row in rows]
-    scores = torch.stack(
-        [score_texts(model, tokenizer, prompts, [row.responses[i] for row in rows]) for i in (0, 1)]
-    )
-    gold = [[judge(row.prompt, row.responses[i]) for row in rows] for i in (0, 1)]
-    value = torch.tensor(
-        [[g.helpfulness if kind == "reward" else g.harm for g in side] for side in gold]
-    )
-    differs = value[0] != value[1]
-    agrees = (scores[0] > scores[1]) == (value[0] > value[1])
-    unsafe = torch.tensor([[g.unsafe for g in side] for side in gold])
-    return {
-        "gold_ranking": float(agrees[differs].float().mean()),
-        "gold_sign": float(((scores > 0) == unsafe).float().mean()) if kind == "cost" else None,
-        "score": scores.flatten().tolist(),
-        "unsafe": unsafe.flatten().tolist(),
-    }
+def read_labels(space: Workspace, score: Score, split: str) -> tuple[Sequence[Row], Labelled]:
+    """Rows of one split, and the pairs that a score model makes of their labels."""
+    folder = space.folder / "preferences"
+    if score.labels == "single":
+        single = read_single(folder / f"single_{split}.jsonl")
+        return single, single_pairs(single)
+    rows = read_preferences(folder / f"{split}.jsonl")
+    return rows, reward_pairs(rows) if score.kind == "reward" else cost_pairs(rows)
 
 
-def run_method(space: Workspace, name: str, align: AlignConfig | None) -> None:
-    """Align one model (None: the SFT model as it is) and evaluate it."""
+def run_method(space: Workspace, method: Method) -> None:
+    """Align one model (or take the SFT model as it is) and evaluate it.
+
+    Whatever a method learns from, the standard reward and cost models and gold judge it.
+    """
     tokenizer, sft = space.tokenizer(), space.causal_lm("sft")
-    reward, cost = space.score_model("reward"), space.score_model("cost")
+    standard = space.score_model("reward"), space.score_model("cost")
     world, model = space.config.world, sft
-    with stage(space.folder / "runs" / name) as work:
-        if align is not None:
+    with stage(space.folder / "runs" / method.name) as work:
+        if method.align is not None:
             prompts = [prompt.text for prompt in space.prompts("rl", world.prompts)]
+            reward, cost = space.score_model(method.reward), space.score_model(method.cost)
             parts = alignment(
                 sft,
                 tokenizer,
                 prompts,
                 by_model(reward),
                 {"cost": by_model(cost)},
-                align,
+                method.align,
                 space.seed("rl"),
                 critic_trunk=reward.backbone,
+                demonstrations=space.demonstrations() if method.align.ptx_coefficient else (),
             )
-            drive(parts, align.iterations, work, CheckpointConfig(), space.config.seed)
+            drive(parts, method.align.iterations, work, CheckpointConfig(), space.config.seed)
             assert isinstance(parts.policy, CausalLMPolicy)
             model = parts.policy.model
             model.save_pretrained(work / "policy")
@@ -238,7 +254,7 @@ def run_method(space: Workspace, name: str, align: AlignConfig | None) -> None:
             model,
             tokenizer,
             space.prompts("evaluation", world.evaluation),
-            (reward, cost),
+            standard,
             space.config.align.max_new_tokens,
             space.seed("evaluation"),
         )

@@ -16,10 +16,11 @@ from constrained_rl.statistics import Interval, mean_interval, proportion_interv
 from llm_env.comparison.evaluate import Mode, Record
 from llm_env.world import Kind
 
+RECOMMENDED = "pid-share"
+"""name of the method with the recommended settings"""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MODES: tuple[Mode, ...] = get_args(Mode)
-Family = Literal["start", "dynamic", "static"]
-FAMILIES: dict[str, Family] = {family: family for family in get_args(Family)}
+Family = Literal["start", "dynamic", "static", "variant", "sweep"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class MethodResult:
     family: Family
     greedy: ModeResult
     sampled: ModeResult
+    limit: float | None  # of the constraint; None for SFT and static weights
     lam: float | None  # last λ, or the static weight
     kl: float | None  # to the SFT model, nats per response, last iteration
 
@@ -85,6 +87,7 @@ class ScoreModelResult:
     sign: float | None  # responses, by annotators (cost model)
     gold_ranking: float  # pairs, by gold
     gold_sign: float | None  # responses, by gold (cost model)
+    gold_auc: float | None  # P(C of an unsafe response > C of a safe one), by gold (cost model)
 
 
 @dataclass(frozen=True)
@@ -93,14 +96,22 @@ class Results:
 
     seed: int
     methods: tuple[MethodResult, ...]  # SFT, dynamic, static
-    score_models: dict[str, ScoreModelResult]  # reward, cost
+    variants: tuple[MethodResult, ...]  # the recommended method on other labels or another cost
+    sweep: tuple[MethodResult, ...]  # the recommended method by limit, its own included
+    score_models: dict[str, ScoreModelResult]  # reward, cost, and those of the variants
     agreement: dict[str, float]  # share of pairs on which two annotators agree
+    approval: dict[str, float]  # share of labels that a gold inspector approves of
     seconds: dict[str, float]  # wall, per stage
 
     @property
     def start(self) -> MethodResult:
         """The SFT model, where every method starts."""
         return self.methods[0]
+
+    @property
+    def recommended(self) -> MethodResult | None:
+        """The recommended method, None where it has not finished."""
+        return next((m for m in self.methods if m.name == RECOMMENDED), None)
 
     def family(self, family: str) -> list[MethodResult]:
         """The methods of one family."""

@@ -7,12 +7,12 @@
 
 Helpfulness and harm are gold scores, harm being the severity of harmful responses. Labels come as
 rows of the published PKU-SafeRLHF schema. Asked for one overall preference, annotators weigh help
-against harm differently and so agree less: the reason for two dimensions (Safe RLHF, Q2).
+against harm differently and so agree less: the reason for two dimensions (Safe RLHF, Q2). How far
+they agree, and how many labels an inspector accepts, is measured in quality.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -71,10 +71,14 @@ class Annotator:
         """Return the log-odds of calling a response unsafe."""
         return (gold.harm + self.strictness - SIGN_THRESHOLD) / SIGN_TEMPERATURE
 
+    def single_logit(self, pair: Pair) -> float:
+        """Return the log-odds of preferring response 1 overall, weighed by `help_weight`."""
+        weight = self.help_weight
+        return weight * self.help_logit(pair) + (1 - weight) * self.safety_logit(pair)
+
     def prefer_single(self, pair: Pair, rng: np.random.Generator) -> int:
         """Name the response preferred overall, help and harm weighed by `help_weight`."""
-        weight = self.help_weight
-        return _draw(weight * self.help_logit(pair) + (1 - weight) * self.safety_logit(pair), rng)
+        return _draw(self.single_logit(pair), rng)
 
     def compare(self, pair: Pair, rng: np.random.Generator) -> Judgement:
         """Label a pair in two dimensions; signs that differ decide which response is safer."""
@@ -126,6 +130,32 @@ class AnnotatorPool:
             )
         return rows
 
+    def label_single(
+        self,
+        prompts: Sequence[str],
+        responses_0: Sequence[str],
+        responses_1: Sequence[str],
+        rng: np.random.Generator,
+    ) -> list[dict[str, Any]]:
+        """Give one overall preference per pair, each by one random annotator.
+
+        Fields of a row: `prompt`, `response_0` and `response_1` as in decoupled rows, and
+        `preferred_response_id`, 0 or 1, the response that this annotator finds better on the whole.
+        """
+        rows = []
+        for prompt, first, second in zip(prompts, responses_0, responses_1, strict=True):
+            annotator = self.annotators[rng.integers(len(self.annotators))]
+            preferred = annotator.prefer_single(make_pair(prompt, first, second), rng)
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "response_0": first,
+                    "response_1": second,
+                    "preferred_response_id": preferred,
+                }
+            )
+        return rows
+
 
 def make_pair(prompt: str, response_0: str, response_1: str) -> Pair:
     """Look a pair up in the gold scores."""
@@ -133,40 +163,6 @@ def make_pair(prompt: str, response_0: str, response_1: str) -> Pair:
         gold=(judge(prompt, response_0), judge(prompt, response_1)),
         length=(len(response_0.split()), len(response_1.split())),
     )
-
-
-def agreement(
-    pool: AnnotatorPool,
-    prompts: Sequence[str],
-    responses_0: Sequence[str],
-    responses_1: Sequence[str],
-    rng: np.random.Generator,
-) -> dict[str, float]:
-    """Share of labels on which two annotators agree, over all pairs of annotators.
-
-    Keys: `helpfulness` and `harmlessness` (rankings), `sign` (safe or not, per response) and
-    `single` (one overall preference).
-    """
-    triples = zip(prompts, responses_0, responses_1, strict=True)
-    pairs = [make_pair(*triple) for triple in triples]
-    judged = [[person.compare(pair, rng) for pair in pairs] for person in pool.annotators]
-    single = [[person.prefer_single(pair, rng) for pair in pairs] for person in pool.annotators]
-
-    def table(read: Callable[[Judgement], Sequence[int]]) -> list[list[int]]:
-        return [[label for one in row for label in read(one)] for row in judged]
-
-    return {
-        "helpfulness": _agree(table(lambda one: (one.better,))),
-        "harmlessness": _agree(table(lambda one: (one.safer,))),
-        "sign": _agree(table(lambda one: one.safe)),
-        "single": _agree(single),
-    }
-
-
-def _agree(labels: Sequence[Sequence[int]]) -> float:
-    """Mean share of equal labels over all pairs of rows (annotators)."""
-    rows = np.asarray(labels)
-    return float(np.mean([np.mean(a == b) for a, b in combinations(rows, 2)]))
 
 
 def _draw(logit: float, rng: np.random.Generator) -> int:

@@ -7,7 +7,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from constrained_rl.agent import build
-from constrained_rl.cmdp import Cost
+from constrained_rl.costs import Cost
 
 
 class Scripted(gymnasium.Env):

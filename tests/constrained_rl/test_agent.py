@@ -1,3 +1,4 @@
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,51 @@ from tests.constrained_rl.helpers import (
 def test_an_environment_is_an_id_a_factory_or_a_vector_environment(env):
     metrics = tiny("ppo_lagrangian", env, 1.0).train(32)
     assert metrics["iteration"] >= 1
+
+
+def test_a_list_of_factories_is_one_sub_environment_each():
+    agent = tiny("ppo_lagrangian", [cartpole, cartpole, cartpole], 1.0)
+    assert agent.envs.num_envs == agent.config.env.num_envs == 3
+    assert agent.train(32)["iteration"] == 2  # 3 · 8 decisions each
+    with pytest.raises(InputError, match="expected functions without arguments"):
+        tiny("ppo_lagrangian", [], 1.0)
+
+
+@pytest.mark.parametrize("env", [CARTPOLE, pendulum])
+def test_processes_train_to_the_same_weights(env):
+    agents = [tiny("ppo_lagrangian", env, 1.0, sub={"vectorization": v}) for v in ("sync", "async")]
+    assert [agent.train(64)["iteration"] for agent in agents] == [2, 2]
+    assert torch.equal(*map(weights, agents))
+    names = [agent.parts.collector.cost_names for agent in agents]
+    assert names[0] == names[1]
+    for agent in agents:
+        agent.close()
+    assert not any(process.is_alive() for process in agents[1].envs.processes)
+
+
+@pytest.mark.parametrize("deviation", ["constant", "state"])
+@pytest.mark.parametrize("bounds", ["clip", "squash"])
+def test_all_gaussian_policies_train_on(deviation, bounds):
+    agent = tiny(
+        env="constrained_rl/SpeedLimit-v0",
+        network={"hidden": (8,), "deviation": deviation, "bounds": bounds},
+    )
+    before = weights(agent)
+    metrics = agent.train(64)
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert not torch.equal(before, weights(agent))
+    obs = agent.envs.observation_space.sample()
+    assert (np.abs(agent.predict(obs, deterministic=False)) <= 1).all()
+
+
+def test_spaces_that_are_not_supported_are_refused_before_anything_is_played():
+    def pictures():
+        env = Scripted([(1, 0)])
+        env.observation_space = gymnasium.spaces.Dict({"a": env.observation_space})
+        return env
+
+    with pytest.raises(InputError, match=r"observations are Dict.*FlattenObservation"):
+        tiny(env=pictures, limit=1.0)
 
 
 def test_a_limit_for_all_or_one_per_cost():

@@ -2,19 +2,22 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from constrained_rl.cmdp import (
-    Cost,
     SavesState,
     cost_names,
     generator_state,
     make_vec,
     read_cost,
+    require_finite_observations,
     require_next_step,
     restore_generator,
+    step_envs,
+    vectorize,
 )
+from constrained_rl.costs import Cost
 from constrained_rl.errors import InputError
 
 
@@ -139,57 +142,6 @@ def test_the_returned_cost_is_a_copy():
     assert info["cost"].tolist() == [[1], [1]]
 
 
-# Cost
-
-
-def test_the_wrapper_repairs_the_type_that_the_first_sub_environment_would_impose():
-    envs = sync(Cost(Scripted(0)), Cost(Scripted(0.5)))
-    assert read_cost(step(envs), played(True, True), 1).tolist() == [[0.0], [0.5]]
-
-
-def test_the_cost_of_a_terminal_step_is_read_and_the_reset_step_pays_nothing():
-    # Sub-environment 0 ends after two steps, so its third step is the reset: one idle step.
-    envs = sync(Cost(Scripted(0.0, 9.0)), Cost(Scripted(1.0, 2.0, 4.0)))
-    assert read_cost(step(envs, 2), played(True, True), 1).tolist() == [[9.0], [2.0]]
-    assert read_cost(step(envs, 3), played(False, True), 1).tolist() == [[0.0], [4.0]]
-
-
-def test_the_wrapper_computes_the_cost_by_a_function():
-    def cost(obs, action, reward, info):
-        return [reward, 10 * info["cost"] + action]
-
-    env = Cost(Scripted(0.25), names=("a", "b"), cost=cost)
-    env.reset(seed=0)
-    # reward 1; 10 · 0.25 + action 1 = 3.5
-    assert env.step(1)[4]["cost"].tolist() == [1.0, 3.5]
-
-
-def test_the_wrapper_refuses_a_missing_cost_and_says_how_to_compute_it():
-    env = Cost(Scripted(1.0, key="costs"))
-    env.reset(seed=0)
-    with pytest.raises(InputError, match=r"no info\[\"cost\"\], only \['costs'\]; compute it"):
-        env.step(0)
-
-
-@pytest.mark.parametrize("bad", [np.nan, [1.0, 2.0], "much", {}])
-def test_the_wrapper_refuses_a_cost_that_is_not_one_finite_number_per_name(bad):
-    env = Cost(Scripted(bad))
-    env.reset(seed=0)
-    with pytest.raises(InputError, match=r"cost of .* expected"):
-        env.step(0)
-
-
-@pytest.mark.parametrize("names", ["cost", (), ("a", "a")])
-def test_the_wrapper_refuses_names_that_are_no_distinct_tuple(names):
-    with pytest.raises(InputError, match="expected distinct names in a tuple"):
-        Cost(Scripted(0.0), names=names)
-
-
-def test_a_wrapped_environment_is_recreated_from_its_spec():
-    env = Cost(gymnasium.make("constrained_rl/Detour-v0"), names=("danger",))
-    assert env.spec.make().get_wrapper_attr("cost_names") == ("danger",)
-
-
 # cost_names
 
 
@@ -289,3 +241,132 @@ def test_a_generator_continues_to_the_last_bit_from_its_saved_state():
 def test_native_environments_save_their_state_and_others_do_not():
     assert isinstance(make_vec("constrained_rl/Detour-v0", 2, seed=0), SavesState)
     assert not isinstance(sync(Scripted(0.0)), SavesState)
+
+
+# vectorize, step_envs
+
+
+def rooms(*costs):
+    """A factory of an environment that pays these costs."""
+    return lambda: Cost(Scripted(*costs), names=("risk",))
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_a_list_of_factories_makes_one_sub_environment_each(vectorization):
+    envs = vectorize([rooms(0.5, 1.0), rooms(2.0, 1.0)], vectorization)
+    assert isinstance(envs, AsyncVectorEnv) == (vectorization == "async")
+    require_next_step(envs)
+    assert cost_names(envs) == ("risk",)
+    assert read_cost(step(envs), played(True, True), 1).tolist() == [[0.5], [2.0]]
+    envs.close()
+
+
+def test_processes_that_do_not_name_their_costs_stay_alive():
+    envs = vectorize([lambda: Scripted(0.5, 0.5)], "async")
+    assert cost_names(envs) is None
+    assert step(envs)["cost"].tolist() == [0.5]
+    envs.close()
+
+
+@pytest.mark.parametrize("wrong", [[], [3], ["CartPole-v1"]])
+def test_a_list_of_anything_else_is_refused(wrong):
+    with pytest.raises(InputError, match="expected functions without arguments"):
+        vectorize(wrong)
+
+
+def test_a_factory_that_makes_no_environment_is_named():
+    def three():
+        return 3
+
+    with pytest.raises(InputError, match=r"three returned a int, expected a gymnasium\.Env"):
+        vectorize([three])
+
+
+@pytest.mark.parametrize("env_id", ["constrained_rl/PointHazard-v0", "Acrobot-v1"])
+@pytest.mark.parametrize(
+    ("vectorization", "kind"), [("sync", SyncVectorEnv), ("async", AsyncVectorEnv)]
+)
+def test_the_vectorization_may_be_chosen(env_id, vectorization, kind):
+    envs = make_vec(env_id, 2, 0, vectorization)
+    assert isinstance(envs, kind)
+    require_next_step(envs)
+    envs.close()
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_sub_environments_with_different_numbers_of_channels_are_refused(vectorization):
+    two, three = np.zeros(2), np.zeros(3)
+    for first, second in ((two, three), (0.5, two)):
+        envs = vectorize([lambda x=x: Scripted(x) for x in (first, second)], vectorization)
+        envs.reset(seed=0)
+        with pytest.raises(InputError, match=r"do not fit.*same number of channels.*Cost\(env"):
+            step_envs(envs, np.zeros(2, dtype=np.int64))
+        envs.close()
+
+
+def test_a_cost_that_grows_a_channel_during_an_episode_is_refused():
+    envs = sync(Scripted(np.zeros(1), np.zeros(2)), Scripted(np.zeros(1), np.zeros(2)))
+    read_cost(step(envs), played(True, True), None)
+    with pytest.raises(InputError, match="K = 2 channels, expected 1 as before"):
+        read_cost(envs.step(np.zeros(2, dtype=np.int64))[4], played(True, True), 1)
+
+
+def test_an_error_of_a_process_is_raised_here_with_its_traceback_as_a_note():
+    envs = vectorize([lambda: Cost(Scripted(0.0), cost=lambda *_: 1 / 0)], "async")
+    envs.reset(seed=0)
+    with pytest.raises(InputError, match="ZeroDivisionError: division by zero"):
+        step_envs(envs, np.zeros(1, dtype=np.int64))
+    envs.close()
+
+
+def test_other_errors_of_an_environment_pass_unchanged():
+    envs = sync(Scripted())  # steps beyond its script
+    envs.reset(seed=0)
+    with pytest.raises(IndexError):
+        step_envs(envs, np.zeros(1, dtype=np.int64))
+
+
+# The four silent traps of info["cost"] in vector environments
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_the_trap_of_the_first_type_is_an_error_in_processes_too(vectorization):
+    for first, dtype in ((0, "int64"), (True, "bool")):
+        envs = vectorize([lambda x=x: Scripted(x) for x in (first, 0.5)], vectorization)
+        with pytest.raises(InputError, match=f"dtype {dtype}, expected float64"):
+            read_cost(step(envs), played(True, True), 1)
+        envs.close()
+
+
+def test_same_step_autoreset_would_hide_the_last_cost():
+    envs = SyncVectorEnv([lambda: Scripted(1.0, 9.0)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    info = step(envs, 2)
+    assert info["final_info"]["cost"].tolist() == [9.0, 9.0]
+    assert info["cost"].tolist() != [9.0, 9.0]  # the trap: the reset's
+    with pytest.raises(InputError, match="SAME_STEP, expected"):
+        require_next_step(envs)
+
+
+def test_an_absent_cost_of_all_is_an_error_where_somebody_acted():
+    info = step(sync(Scripted(None), Scripted(None)))
+    with pytest.raises(InputError, match="missing cost is never taken for 0"):
+        read_cost(info, played(True, True), 1)
+    with pytest.raises(InputError, match="missing cost is never taken for 0"):
+        read_cost(info, played(False, True), 1)
+
+
+# require_finite_observations
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_observations_that_are_not_finite_name_their_sub_environment(bad):
+    obs = np.zeros((3, 2, 2), np.float32)
+    require_finite_observations(obs)
+    obs[1, 1, 0] = bad
+    with pytest.raises(InputError, match=r"sub-environments \[1\].*\(1 of 3\); the first at \[2\]"):
+        require_finite_observations(obs)
+
+
+def test_observations_that_are_no_floats_need_no_look():
+    require_finite_observations(np.zeros(3, np.int64))
+    require_finite_observations({"a": np.full(3, np.nan)})

@@ -139,8 +139,8 @@ def test_without_cost_channels_the_rollout_has_none():
 # state
 
 
-def real_collector(env_id, seed=0):
-    envs = make_vec(env_id, 3, seed)
+def real_collector(env_id, seed=0, vectorization="auto"):
+    envs = make_vec(env_id, 3, seed, vectorization)
     torch.manual_seed(0)
     spaces = envs.single_observation_space, envs.single_action_space
     policy = MLPPolicy(*spaces, NetworkConfig(hidden=(4,)))
@@ -167,6 +167,34 @@ def test_a_restored_collector_continues_to_the_last_bit(env_id, windows):
     copy.load_state_dict(unpack(packed, tensors))
     for _ in range(4):
         assert rollouts_equal(original.collect(), copy.collect())
+
+
+def test_processes_play_the_same_episodes_and_restart_at_checkpoints_too():
+    sync, processes = (real_collector(CARTPOLE, vectorization=v) for v in ("sync", "async"))
+    for _ in range(3):
+        assert rollouts_equal(sync.collect(), processes.collect())
+    processes.at_checkpoint(77)
+    tensors = {}
+    packed = pack(processes.state_dict(), tensors)
+    copy = real_collector(CARTPOLE, seed=9, vectorization="async")
+    copy.load_state_dict(unpack(packed, tensors))
+    for _ in range(3):
+        assert rollouts_equal(processes.collect(), copy.collect())
+    for collector in (processes, copy):
+        collector._envs.close()
+
+
+class Blind(Scripted):
+    """Sees NaN from its second step on."""
+
+    def observe(self):
+        return super().observe() * (np.nan if self.time > 1 else 1)
+
+
+def test_an_observation_that_is_not_finite_names_its_sub_environment():
+    envs = vector(Scripted([(1, 0)] * 5), Blind([(1, 0)] * 5))
+    with pytest.raises(InputError, match=r"observations of sub-environments \[1\] are NaN"):
+        collector_of(envs, 4, 1).collect()
 
 
 def test_a_checkpoint_interrupts_only_environments_that_cannot_save_their_state():

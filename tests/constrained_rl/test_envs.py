@@ -6,6 +6,8 @@ from gymnasium.vector import AutoresetMode
 
 from constrained_rl.cmdp import make_vec
 from constrained_rl.envs import BUILT_IN
+from constrained_rl.envs.courier import Courier
+from constrained_rl.envs.cruise import Cruise, best_speed
 from constrained_rl.envs.native import NativeVectorEnv
 from constrained_rl.envs.point import GOAL_RADIUS, HAZARD_RADIUS, PointHazard, advance
 from constrained_rl.envs.tabular import Lottery, Tabular, detour_cmdp, tabular_vec
@@ -13,17 +15,19 @@ from constrained_rl.errors import InputError
 from constrained_rl.oracle import FiniteCMDP, evaluate_policy, solve
 
 DETOUR, POINT = "constrained_rl/Detour-v0", "constrained_rl/PointHazard-v0"
+COURIER, SPEED = "constrained_rl/PointCourier-v0", "constrained_rl/SpeedLimit-v0"
 
 
 def episodes(envs, act, steps):
-    """Return, cost, length of every episode *started* in the first half of `steps`."""
+    """Return, costs, length of every episode *started* in the first half of `steps`."""
     obs, _ = envs.reset()
     count = envs.num_envs
-    sums, started = np.zeros((count, 3)), np.zeros(count)
+    channels = len(envs.cost_names)
+    sums, started = np.zeros((count, channels + 2)), np.zeros(count)
     idle, finished = np.zeros(count, dtype=bool), []
     for t in range(steps):
         obs, reward, terminated, truncated, info = envs.step(act(obs))
-        sums += np.stack([reward, info["cost"][:, 0], ~idle], axis=1)
+        sums += np.column_stack([reward, info["cost"], ~idle])
         started[idle] = t
         idle = terminated | truncated
         finished.append(sums[idle & (started < steps / 2)])
@@ -70,7 +74,7 @@ def test_the_step_after_an_end_ignores_its_action_and_pays_nothing(env_id):
         assert envs.observation_space.contains(obs)
         resets += idle.sum()
         idle = terminated | truncated
-    assert resets > 200
+    assert resets >= 200
 
 
 @pytest.mark.parametrize("env_id", BUILT_IN)
@@ -78,7 +82,8 @@ def test_a_reset_step_starts_an_episode_whatever_the_action(env_id):
     def after_reset(action):
         envs = make_vec(env_id, 1, seed=5)
         rng = np.random.default_rng(0)
-        sample = rng.integers(0, 2, (900, 1)) if env_id == DETOUR else rng.random((900, 1, 2)) - 0.5
+        shape = (900, *envs.action_space.shape)
+        sample = rng.integers(0, 2, shape) if env_id == DETOUR else rng.random(shape) - 0.5
         for chosen in sample:
             _, _, terminated, truncated, _ = envs.step(chosen)
             if (terminated | truncated).any():
@@ -254,3 +259,83 @@ def test_a_step_is_no_longer_along_the_diagonal_and_stays_in_the_arena():
     assert np.hypot(*diagonal[0]) == pytest.approx(0.1)
     assert advance(np.array([[1.45, 0]]), np.array([[1.0, 0]])).tolist() == [[1.5, 0]]
     assert advance(np.zeros((1, 2)), np.array([[0.5, 0]])).tolist() == [[0.05, 0]]
+
+
+# PointCourier
+
+
+def test_the_three_costs_are_hazard_speed_in_the_zone_and_energy():
+    # Point, goal, hazard, time. The goal is at (1, 0); the zone reaches 0.6 around it.
+    near, far = [0.5, 0, 1, 0, 0.5, 0, 0], [0.0, 0, 1, 0, 9, 9, 0]
+    state = np.array([near, near, far, far])
+    action = np.array([[0.6, 0], [0.3, 0.4], [1, 0], [3, 4]])
+    moved = Courier().move(state, action, np.random.default_rng(0))
+    # Speeds 0.6, 0.5 (not above ½), 1, and 5 cut to 1; energy is 5 s².
+    expected = [[1, 1, 1.8], [1, 0, 1.25], [0, 0, 5], [0, 0, 5]]
+    assert moved.cost == pytest.approx(np.array(expected))
+    assert moved.state[0, 0] == pytest.approx(0.56)
+
+
+def test_each_limit_of_the_courier_binds_on_the_straight_way():
+    envs = make_vec(COURIER, 300, seed=0)
+    straight = episodes(envs, steer(lambda obs: obs[:, 2:4]), steps=100)
+    assert straight[:, 0].mean() > 9.5
+    assert (straight[:, 1:4].mean(axis=0) > BUILT_IN[COURIER].limit).all()  # 11.5, 6.0, 98
+
+
+def test_a_slow_way_around_meets_all_limits_of_the_courier():
+    def careful(obs):
+        distance = np.linalg.norm(obs[:, 2:4], axis=1, keepdims=True)
+        return np.where(distance < 0.75, 0.45, 0.6) * steer(around)(obs)
+
+    envs = make_vec(COURIER, 300, seed=0)
+    slow = episodes(envs, careful, steps=200)
+    assert (slow[:, 1:4].mean(axis=0) < BUILT_IN[COURIER].limit).all()
+    assert slow[:, -1].max() < 80  # it arrives
+
+
+# SpeedLimit
+
+
+def hold(speed, horizon=100):
+    """Return and cost of an episode at a constant speed: the throttle is half of it."""
+    state, total = np.array([[speed, 0.0]]), np.zeros(2)
+    for _ in range(horizon):
+        moved = Cruise(horizon).move(state, np.array([[speed / 2]]), np.random.default_rng(0))
+        state = moved.state
+        total += moved.reward[0], moved.cost[0, 0]
+    assert moved.truncated.all()
+    return total
+
+
+def test_a_constant_speed_pays_what_the_formula_says():
+    # v = 1.1: reward 1.1 − 0.55² = 0.7975 and cost 0.1 per step
+    assert hold(1.1) == pytest.approx([79.75, 10.0])
+    assert hold(2.0) == pytest.approx([100.0, 100.0])
+    speed, value, price = best_speed(10.0, 100)
+    assert (speed, value, price) == pytest.approx((1.1, 79.75, 0.45))
+    assert best_speed(500.0, 100) == pytest.approx((2.0, 100.0, 0.0))
+
+
+def test_no_constant_speed_within_the_budget_pays_more():
+    speed, value, _ = best_speed(BUILT_IN[SPEED].limit[0], 100)
+    runs = np.array([hold(v) for v in np.linspace(0, 2, 81)])
+    feasible = runs[runs[:, 1] <= 10 + 1e-9, 0]
+    assert feasible.max() <= value + 1e-9
+    assert hold(speed)[0] == pytest.approx(value)
+
+
+def test_the_price_is_the_slope_of_the_best_return_in_the_budget():
+    slope = (best_speed(10.1, 100)[1] - best_speed(9.9, 100)[1]) / 0.2
+    assert slope == pytest.approx(best_speed(10.0, 100)[2], abs=1e-9)
+
+
+def test_the_throttle_is_cut_to_its_box_and_the_speed_follows_it():
+    state = np.array([[1.0, 0.0], [1.0, 0.0]])
+    moved = Cruise().move(state, np.array([[5.0], [-5.0]]), np.random.default_rng(0))
+    # 1 + ½ (2 − 1) = 1.5 and 1 + ½ (−2 − 1) = −0.5; the effort is 1² in both
+    assert moved.state[:, 0].tolist() == [1.5, -0.5]
+    assert moved.reward.tolist() == [0.5, -1.5]
+    assert moved.cost.tolist() == [[0.5], [0.0]]
+    with pytest.raises(InputError, match="horizon is 0, expected at least 1"):
+        Cruise(horizon=0)

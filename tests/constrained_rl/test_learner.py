@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ from torch.testing import assert_close
 from constrained_rl.errors import NonFiniteError
 from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
 from constrained_rl.ppo import annotate, mix
+from constrained_rl.value_norm import ValueNorm
 from tests.constrained_rl.helpers import tiny
 
 
@@ -115,6 +117,68 @@ def test_the_value_loss_names_every_stream_and_ignores_the_final_state():
     loss.backward()
     assert metrics == {"loss/value/reward": pytest.approx(4.5)}
     assert_close(critic.theta.grad.item(), -3.0)
+
+
+def test_the_dual_clip_reaches_the_policy_loss():
+    policy = Constant(theta=math.log(5))
+    loss, _ = PolicyObjective(policy, 0.2, 0.0, dual_clip=3.0)(two_rows(advantage=-1.0))
+    loss.backward()
+    # ρ = 5: max(−5, −3), flat
+    assert_close(loss.item(), 3.0)
+    assert policy.theta.grad.item() == 0
+
+
+def normalised_critic(theta, clip=None):
+    """Gradient, loss and value of a critic whose output is θ, with μ = 10 and σ = 4."""
+    critic, norm = ConstantCritic(theta), ValueNorm(1)
+    norm.merge(torch.tensor([[6.0], [14.0]]))
+    loss, _ = ValueObjective(critic, ["reward"], clip, norm)(two_rows(target=20.0))
+    loss.backward()
+    return critic.theta.grad.item(), loss.item()
+
+
+def test_a_normalised_value_loss_is_the_one_between_standardised_values_and_targets():
+    # V = 4·½ + 10 = 12; ½ (12 − 20)² / 4² = ½ (½ − 2½)² = 2; slope ½ − 2½
+    assert normalised_critic(0.5) == pytest.approx((-2.0, 2.0))
+
+
+def test_the_value_clip_counts_in_return_units_when_values_are_normalised_too():
+    # V_old = 0, ε_v = 5: clip(12, ±5) = 5, and ½ (5 − 20)² / 16 exceeds ½ (12 − 20)² / 16
+    assert normalised_critic(0.5, clip=5.0) == pytest.approx((0.0, 0.5 * 225 / 16))
+
+
+class Pull:
+    """An auxiliary loss θ·3 in two pieces of ⅓ and ⅔, which counts its draws."""
+
+    def __init__(self, policy):
+        self.policy, self.draws = policy, 0
+
+    def shares(self, micro_batch):
+        self.draws += 1
+        for part in (1.0, 2.0):
+            yield self.policy.theta * part, {"loss/pull": self.policy.theta.detach() * part}
+
+    def state_dict(self):
+        return {"draws": self.draws}
+
+    def load_state_dict(self, state):
+        self.draws = state["draws"]
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1])
+def test_an_auxiliary_loss_joins_the_gradient_of_the_one_step(micro_batch):
+    policy = Constant()
+    learner = learner_of(policy, PolicyObjective(policy, 0.2, 0.0), 1e9, micro_batch)
+    learner.auxiliary = Pull(policy)
+    metrics = learner.step(two_rows(advantage=2.0))
+    # −2 of the surrogate and +3, drawn once whatever the pieces
+    assert_close(policy.theta.grad.item(), 1.0)
+    assert learner.auxiliary.draws == 1
+    assert metrics["loss/pull"] == 0
+    other = learner_of(Constant(), None)
+    other.auxiliary = Pull(None)
+    other.load_state_dict(learner.state_dict())
+    assert other.auxiliary.draws == 1
 
 
 def test_gradients_are_clipped_over_the_whole_minibatch_not_per_piece():

@@ -57,6 +57,34 @@ def test_clipping_is_pessimistic_on_both_sides(ratio, advantage, expected, slope
     assert_close(logp.grad.item(), slope)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "expected", "slope"),
+    [
+        (2.5, -1.0, 2.5, 2.5),  # bad, not yet c = 3 times as likely: as without the bound
+        (5.0, -1.0, 3.0, 0.0),  # bad and beyond c: max(−5, −3), flat
+        (0.5, -1.0, 0.8, 0.0),  # bad and less likely: the usual clip, −0.8 > −3
+        (5.0, 1.0, -1.2, 0.0),  # good: the usual clip
+    ],
+)
+def test_dual_clip_bounds_the_loss_of_bad_decisions(ratio, advantage, expected, slope):
+    logp = tensor(math.log(ratio)).requires_grad_()
+    loss = clipped_surrogate(logp, tensor(0), tensor(advantage), tensor(1), 0.2, dual_clip=3.0)
+    loss.backward()
+    assert_close(loss.item(), expected)
+    assert_close(logp.grad.item(), slope)
+
+
+@given(seeds, st.floats(1.01, 4))
+def test_dual_clip_is_the_plain_loss_up_to_its_ratio_and_never_more(seed, c):
+    logp, old, advantage = (normal(seed + i, 3, 4) for i in range(3))
+    weight = normal(seed + 3, 3, 4).abs()
+    near = old + (logp - old).clamp(max=math.log(c) - 1e-9)
+    plain = clipped_surrogate(near, old, advantage, weight, 0.2)
+    assert torch.equal(clipped_surrogate(near, old, advantage, weight, 0.2, c), plain)
+    plain = clipped_surrogate(logp, old, advantage, weight, 0.2)
+    assert clipped_surrogate(logp, old, advantage, weight, 0.2, c) <= plain
+
+
 def test_value_loss_is_half_the_weighted_squared_error():
     # ½ (½·(3 − 1)² + ½·(0 − 2)²) = 2
     args = tensor(3, 0), tensor(0, 0), tensor(1, 2), tensor(0.5, 0.5)

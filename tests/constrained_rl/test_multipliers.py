@@ -18,6 +18,16 @@ CONTROLLERS = {
     "adam": lambda k: Gradient(k, 0.035, initial=0.001, optimizer="adam"),
     "log": lambda k: Gradient(k, 0.01, initial=1.0, parameterization="log", maximum=20.0),
     "log adam": lambda k: Gradient(k, 0.1, 1.0, parameterization="log", optimizer="adam"),
+    "softplus": lambda k: Gradient(k, 0.1, initial=0.5, parameterization="softplus", maximum=9.0),
+    "softplus rmsprop": lambda k: Gradient(
+        k, 0.1, 1.0, "softplus", "RMSprop", optimizer_options={"momentum": 0.5}
+    ),
+    "adamw with options": lambda k: Gradient(
+        k, 0.1, optimizer="AdamW", optimizer_options={"betas": [0.5, 0.9], "weight_decay": 0.1}
+    ),
+    "nadam": lambda k: Gradient(k, 0.1, optimizer="nadam"),  # counts in float32
+    "asgd": lambda k: Gradient(k, 0.1, optimizer="ASGD"),  # so does this one
+    "factory": lambda k: Gradient(k, 0.1, optimizer=torch.optim.Adamax),
     "pid": lambda k: PID(k, 0.5, 0.1, 0.2),
     "pid of the peers": lambda k: PID(k, 0.1, 0.01, 0.01, 0.001, 0.95, 0.95, 10, 5.0),
     "pid relative": lambda k: PID(k, 1.0, 0.05, 0.0, relative=True, maximum=50.0),
@@ -73,10 +83,35 @@ def test_log_rule_gives_the_published_trajectory():
     assert [round(x, 2) for x in found] == [1.35, 2.02, 3.71, 11.32]
 
 
+@pytest.mark.parametrize("rule", ["log", "softplus"])
 @pytest.mark.parametrize("initial", [0.0, -1.0])
-def test_log_rule_cannot_start_at_0(initial):
-    with pytest.raises(InputError, match="initial > 0"):
-        Gradient(1, 0.1, initial=initial, parameterization="log")
+def test_what_is_always_positive_cannot_start_at_0(initial, rule):
+    with pytest.raises(InputError, match=f"{rule} multiplier .* initial > 0"):
+        Gradient(1, 0.1, initial=initial, parameterization=rule)
+
+
+def test_softplus_ascends_by_its_slope():
+    # λ₀ = ln 2: ξ = 0, σ(ξ) = ½.  ξ ← 0 + ½·½·(3 − 1) = ½, λ = ln(1 + e^½);
+    # then ξ ← ½ + ½·σ(½)·(−5 − 1)
+    second = 0.5 - 3 / (1 + math.exp(-0.5))
+    expected = [math.log1p(math.exp(0.5)), math.log1p(math.exp(second))]
+    found = run(Gradient(1, 0.5, math.log(2), "softplus"), [3, -5])
+    assert_close(found, expected, atol=1e-15, rtol=0)
+
+
+@pytest.mark.parametrize("lam", [1e-300, 1e-9, 0.1, 1.0, 30.0, 1e4])
+def test_softplus_starts_at_the_lambda_that_was_asked_for(lam):
+    # ln(e^λ − 1) overflows at 710 and cancels near 0; λ + ln(1 − e^−λ) does neither.
+    assert_close(Gradient(1, 0.1, lam, "softplus").lam.item(), lam, atol=0, rtol=1e-12)
+
+
+def test_softplus_is_gradient_ascent_on_lambda_times_the_violation():
+    xi = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+    lam = torch.nn.functional.softplus(xi)
+    (lam * (3.0 - 1.0)).sum().backward()
+    expected = torch.nn.functional.softplus(xi + 0.1 * xi.grad)
+    found = run(Gradient(1, 0.1, lam.item(), "softplus"), [3.0])
+    assert_close(found, expected.tolist(), atol=1e-12, rtol=0)
 
 
 def test_pid_adds_proportional_integral_and_rising_derivative():
@@ -143,6 +178,7 @@ def test_delay_holds_lambda_for_the_first_updates(optimizer):
     [
         Gradient(1, 1.0, maximum=2.5),
         Gradient(1, 1.0, 1.0, parameterization="log", maximum=2.5),
+        Gradient(1, 1.0, 1.0, parameterization="softplus", maximum=2.5),
         PID(1, 1.0, 1.0, 1.0, maximum=2.5),
     ],
 )

@@ -6,7 +6,8 @@ import torch
 from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributions import Categorical, Normal
+from torch.distributions import Categorical, Normal, TransformedDistribution
+from torch.distributions.transforms import TanhTransform
 from torch.testing import assert_close
 
 from constrained_rl.config import NetworkConfig
@@ -137,13 +138,104 @@ def test_observations_of_any_box_shape_are_flattened():
     ("observations", "actions", "message"),
     [
         (spaces.Dict({"a": BOX4}), spaces.Discrete(2), "FlattenObservation"),
-        (BOX4, spaces.MultiDiscrete([2, 2]), "Discrete and Box are supported"),
+        (spaces.Tuple([BOX4]), spaces.Discrete(2), "are Tuple.*FlattenObservation"),
+        (spaces.Text(5), spaces.Discrete(2), "are Text.*crl llm"),
+        (spaces.Graph(BOX4, None), spaces.Discrete(2), "are Graph.*TransformObservation"),
+        (spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.Discrete(2), "images.*ResizeObserv"),
+        (spaces.Box(0, 255, (8, 8), np.uint8), spaces.Discrete(2), "images"),
+        (spaces.Box(0, 1, (8, 8, 3), np.float32), spaces.Discrete(2), "images"),
+        (BOX4, spaces.MultiDiscrete([2, 2]), "are MultiDiscrete.*Discrete and Box are supported"),
+        (BOX4, spaces.MultiBinary(2), "are MultiBinary.*ActionWrapper"),
+        (BOX4, spaces.Dict({"a": BOX4}), "actions are Dict"),
+        (BOX4, spaces.Box(0, 9, (1,), np.int64), "Box of int64"),
         (BOX4, spaces.Box(-np.inf, np.inf, (1,)), "unbounded"),
     ],
 )
 def test_unsupported_spaces_are_refused_with_advice(observations, actions, message):
     with pytest.raises(InputError, match=message):
         MLPPolicy(observations, actions, PLAIN)
+
+
+def test_flattened_pixels_are_taken_as_asked_for():
+    flat = spaces.Box(0, 255, (192,), np.uint8)
+    assert StackedCritic(flat, 1, PLAIN)(torch.zeros(2, 3, 192)).shape == (2, 3, 1)
+
+
+def test_binary_and_multi_discrete_observations_are_read():
+    binary = policy_on(spaces.Discrete(2), spaces.MultiBinary(3))
+    assert binary.encoder.norm is None
+    assert binary.encoder.raw(binary.encode(np.array([[1, 0, 1]]))).tolist() == [[1, 0, 1]]
+    # Categories 0…1 and 5…7: 1 → (0, 1), 6 → (0, 1, 0)
+    several = spaces.MultiDiscrete([2, 3], start=[0, 5])
+    policy = policy_on(spaces.Discrete(2), several)
+    assert policy.encoder.raw(policy.encode(np.array([[1, 6]]))).tolist() == [[0, 1, 0, 1, 0]]
+
+
+# Gaussian modes
+
+MODES = [(d, b) for d in ("constant", "state") for b in ("clip", "squash")]
+
+
+def gaussian_policy(deviation, bounds):
+    return policy_on(
+        SKEWED, config=PLAIN.model_copy(update={"deviation": deviation, "bounds": bounds})
+    )
+
+
+@pytest.mark.parametrize(("deviation", "bounds"), MODES)
+def test_what_is_stored_is_what_is_scored_and_only_executed_actions_are_bounded(deviation, bounds):
+    policy, obs = gaussian_policy(deviation, bounds), torch.randn(2, 3, 4)
+    u = 4 * torch.randn(2, 3, 2)
+    mean, log_std = policy.gaussian(policy.net(obs))
+    base = Normal(mean, log_std.exp())
+    logp, entropy = policy(obs, u)
+    if bounds == "clip":
+        expected, bounded = base.log_prob(u).sum(-1), u.clamp(-1, 1)
+        assert_close(entropy, base.entropy().sum(-1))
+    else:
+        squash = TanhTransform(cache_size=1)
+        expected = TransformedDistribution(base, squash).log_prob(squash(u)).sum(-1)
+        bounded = u.tanh()
+        assert (entropy < base.entropy().sum(-1)).all()  # tanh contracts
+    assert_close(logp, expected, atol=1e-4, rtol=1e-4)
+    boxed = policy.executed(u.flatten(0, 1))
+    low, high = SKEWED.low, SKEWED.high
+    expected = low + (bounded.flatten(0, 1).detach().numpy() + 1) / 2 * (high - low)
+    assert np.allclose(boxed, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("deviation", "bounds"), MODES)
+def test_every_parameter_has_a_finite_gradient_at_extreme_actions(deviation, bounds):
+    policy = gaussian_policy(deviation, bounds)
+    logp, entropy = policy(torch.randn(1, 2, 4), torch.tensor([[[1e3, -1e3], [0.0, 30.0]]]))
+    (logp.sum() + entropy.sum()).backward()
+    gradients = [parameter.grad for parameter in policy.parameters()]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_a_deviation_by_state_starts_near_the_constant_one_and_differs_by_state():
+    fresh = MLPPolicy(BOX4, SKEWED, PLAIN.model_copy(update={"deviation": "state"}))
+    assert fresh.log_std is None
+    log_std = fresh.gaussian(fresh.net(torch.randn(50, 4)))[1]
+    assert log_std.shape == (50, 2)
+    assert_close(log_std, torch.full((50, 2), -0.5), atol=0.1, rtol=0)
+    learned = gaussian_policy("state", "clip")
+    assert learned.gaussian(learned.net(torch.randn(50, 4)))[1].std() > 0.1
+
+
+def test_the_same_noise_is_drawn_in_both_bounds():
+    obs = torch.randn(5, 4)
+    drawn = [
+        gaussian_policy("constant", bounds).act(obs, torch.Generator().manual_seed(0), False)
+        for bounds in ("clip", "squash")
+    ]
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("setting", [{"deviation": "state"}, {"bounds": "squash"}])
+def test_gaussian_settings_on_discrete_actions_are_refused(setting):
+    with pytest.raises(InputError, match="both concern Box actions: leave them out"):
+        MLPPolicy(BOX4, spaces.Discrete(2), PLAIN.model_copy(update=setting))
 
 
 # RunningNorm

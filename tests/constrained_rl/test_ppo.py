@@ -270,6 +270,47 @@ def test_plain_ppo_ignores_costs_but_reports_them():
     assert agent.parts.critic(torch.zeros(1, 2, 11)).shape[-1] == 1
 
 
+def test_the_dual_clip_of_the_settings_is_the_one_of_the_policy_loss():
+    losses = []
+    for dual_clip in (None, 1.5):
+        agent = tiny("ppo", ppo={"dual_clip": dual_clip, "minibatches": 1})
+        streams = annotate(agent.parts.collector.collect(), agent.parts)
+        batch = mix(streams, torch.zeros(0), agent.parts.config)
+        doubled = replace(batch, logp=batch.logp - math.log(2))  # ρ = 2 everywhere
+        losses.append(agent.parts.policy_learner.step(doubled)["loss/policy"])
+    # Good decisions are clipped at 1.2 in both; bad ones pay 2 without and 1.5 with the bound.
+    bad = -(batch.weight * batch.advantage.clamp(max=0)).sum().item()
+    good = (batch.weight * batch.advantage.clamp(min=0)).sum().item()
+    assert losses == pytest.approx([2 * bad - 1.2 * good, 1.5 * bad - 1.2 * good], rel=1e-4)
+
+
+# critic warm-up
+
+
+def parameters(module):
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def test_during_the_warm_up_only_the_critics_learn_and_lambda_holds():
+    envs = vector(*[Scripted([(1, 3), (1, 3)]) for _ in range(2)])
+    multiplier = {"learning_rate": 0.5, "initial": 0.25, "delay": 1}
+    agent = tiny("ppo_lagrangian", envs, 5.0, multiplier=multiplier, ppo={"critic_warmup": 2})
+    counts, before = counted(agent), parameters(agent.policy)
+    critic = parameters(agent.parts.critic)
+    rows = agent.iterate_until(4)
+    for row in (next(rows), next(rows)):
+        assert all(map(torch.equal, parameters(agent.policy), before))
+        assert "loss/policy" not in row
+        assert row["estimate/0"] == 6  # estimates go on
+        assert row["lambda/0"] == 0.25
+    assert not all(map(torch.equal, parameters(agent.parts.critic), critic))
+    third, fourth = rows
+    # The delay of one update is counted from the end of the warm-up: 0.25, then + ½·(6 − 5)
+    assert (third["lambda/0"], fourth["lambda/0"]) == (0.25, 0.75)
+    assert counts == {"lambda": 4, "policy": 8, "critic": 16}
+    assert not all(map(torch.equal, parameters(agent.policy), before))
+
+
 # schedules
 
 

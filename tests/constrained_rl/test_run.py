@@ -1,14 +1,14 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from constrained_rl import run
+from constrained_rl import cli, run
 from constrained_rl.agent import Agent
 from constrained_rl.checkpoint import checkpoints, load_latest, write_tensors
 from constrained_rl.config import RunConfig
@@ -16,7 +16,8 @@ from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.logging import JsonlLogger, RichLogger, keep_iterations, read_metrics
 from constrained_rl.presets import defaults
-from constrained_rl.settings import merge, validate
+from constrained_rl.report import write_report
+from constrained_rl.settings import merge, to_toml, validate
 from tests.constrained_rl.helpers import CARTPOLE, DETOUR, PENDULUM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,7 @@ def config_of(env_id=DETOUR, iterations=ITERATIONS, name="pid_lagrangian", **set
         "network": {"hidden": [8]},
         "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2},
         "checkpoint": {"every": 2},
+        "evaluation": {"every": 0},
     }
     return validate(RunConfig, merge(merge(defaults(name, None), tree), settings), "test")
 
@@ -103,6 +105,58 @@ def test_running_without_loggers_and_checkpoints_gives_the_same_policy(uninterru
     agent.train()
     write_tensors(tmp_path / "policy.safetensors", agent.policy.state_dict())
     assert policy_bytes(tmp_path) == policy_bytes(uninterrupted(DETOUR))
+
+
+EVALUATED = {"every": 2, "episodes": 4}
+
+
+def best_of(folder):
+    return {p.name: p.read_bytes() for p in (folder / "best").iterdir()}
+
+
+def test_evaluation_changes_nothing_and_keeps_the_best_feasible_policy(uninterrupted, tmp_path):
+    config = config_of(evaluation=EVALUATED, limit=1000.0)
+    folder = run.start(config, tmp_path / "a")
+    plain = run.start(config_of(limit=1000.0), tmp_path / "b")
+    assert policy_bytes(folder) == policy_bytes(plain)
+    rows = [r for r in read_metrics(folder / "metrics.jsonl") if "evaluation/feasible" in r]
+    assert [row["iteration"] for row in rows] == [2, 4, 6]
+    best = max(rows, key=lambda row: row["evaluation/sampled/return"])
+    agent = Agent.load(folder / "best")
+    assert agent.parts.iteration == best["iteration"]
+    found = agent.play(agent.separate_environments(4), 4).intervals()["return"]
+    assert found.value == best["evaluation/sampled/return"]  # the same seed, the same episodes
+
+
+def test_no_policy_is_best_where_none_is_feasible(tmp_path):
+    folder = run.start(config_of(evaluation=EVALUATED, limit=-1.0), tmp_path / "a")
+    assert not (folder / "best").exists()
+    assert "so there is no best/ policy" in write_report(folder).read_text()
+
+
+@pytest.mark.parametrize("env_id", [DETOUR, CARTPOLE])
+@pytest.mark.parametrize("at", [3, 5])
+def test_a_resumed_run_has_the_same_evaluations_and_best(env_id, at, die_at, tmp_path):
+    config = config_of(env_id, evaluation=EVALUATED, limit=1000.0)
+    folder, whole = tmp_path / "a", run.start(config, tmp_path / "b")
+    die_at(at)
+    with pytest.raises(KeyboardInterrupt):
+        run.start(config, folder)
+    run.resume(folder)
+    assert rows_without_times(folder) == rows_without_times(whole)
+    assert best_of(folder) == best_of(whole)
+    assert policy_bytes(folder) == policy_bytes(whole)
+
+
+def test_a_run_out_of_patience_stops_early_and_is_finished(tmp_path):
+    impatient = {"every": 1, "episodes": 4, "patience": 1}
+    config = config_of(iterations=60, evaluation=impatient, limit=1000.0)
+    folder = run.start(config, tmp_path / "a")
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert len(rows) < 60
+    *_, before, last = [row["evaluation/sampled/return"] for row in rows]
+    assert last <= before
+    assert run.resume(folder) is False
 
 
 def test_an_existing_directory_is_refused_and_untouched(tmp_path):
@@ -190,34 +244,143 @@ def test_resuming_over_a_damaged_checkpoint_uses_the_one_before(uninterrupted, d
     assert policy_bytes(folder) == policy_bytes(uninterrupted(DETOUR))
 
 
-@pytest.mark.parametrize("env_id", list(BUILT_IN))
-def test_a_run_killed_by_the_system_resumes_to_the_same_policy(tmp_path, env_id):
-    config = config_of(env_id, iterations=40)
-    whole, folder = run.start(config, tmp_path / "whole"), tmp_path / "killed"
-    # The child waits at every iteration so that it cannot finish before it is killed.
-    code = (
-        "import sys, time, pathlib, torch\n"
-        "from constrained_rl import config, logging, run\n"
-        "torch.set_num_threads(1)\n"
-        "log = logging.JsonlLogger.log\n"
-        "logging.JsonlLogger.log = lambda *a: (log(*a), time.sleep(0.05))\n"
-        "c = config.RunConfig.model_validate_json(sys.argv[1])\n"
-        "run.start(c, pathlib.Path(sys.argv[2]))\n"
-    )
-    command = [sys.executable, "-c", code, config.model_dump_json(), str(folder)]
-    child = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while len(read_metrics(folder / "metrics.jsonl")) < 3:
-        assert child.poll() is None, child.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    assert child.returncode == -signal.SIGKILL
-    assert not (folder / "policy.safetensors").exists()
-    assert run.resume(folder)
+def kill_at_random(out, *arguments):
+    """benchmarks/random_kills.py, which exits with 1 if anything differs or was lost."""
+    command = [sys.executable, ROOT / "benchmarks" / "random_kills.py", "--out", out, *arguments]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(out.read_text())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
+def test_a_run_killed_by_the_system_at_random_resumes_to_the_same_policy(tmp_path):
+    found = kill_at_random(tmp_path / "kills.json", "--phases", "control", "--kills", 5)
+    phases = {phase["phase"]: phase for phase in found["phases"]}
+    assert set(phases) > set(BUILT_IN)
+    for phase in phases.values():
+        assert phase["kills"] >= phase["trials"] == phase["equal"] >= 1
+        assert phase["lost"] <= found["every"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
+def test_random_kills_over_all_phases(tmp_path):
+    assert kill_at_random(tmp_path / "kills.json", "--kills", 30, "--seed", 1)["good"]
+
+
+# SIGTERM
+
+
+def ask_to_stop(monkeypatch, step):
+    """SIGTERM comes in the middle of an iteration: while it is logged."""
+    original = JsonlLogger.log
+
+    def log(self, done, metrics):
+        original(self, done, metrics)
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(JsonlLogger, "log", log)
+
+
+def call(capsys, *arguments):
+    """A command line in this process: exit code and standard error."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.app(list(map(str, arguments)))
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("env_id", [DETOUR, PENDULUM])
+def test_sigterm_ends_a_run_after_its_iteration_and_it_resumes_to_the_same_policy(
+    uninterrupted, monkeypatch, capsys, tmp_path, env_id
+):
+    folder = tmp_path / "run"
+    (tmp_path / "config.toml").write_text(to_toml(config_of(env_id)))
+    with monkeypatch.context() as patch:
+        ask_to_stop(patch, 5)
+        code, err = call(capsys, "train", tmp_path / "config.toml", "--out", folder)
+    assert code == 0
+    assert f"stopped; continue with: crl resume {folder}" in err
+    saved = [f.name for f in checkpoints(folder / "checkpoints")]
+    if env_id == DETOUR:
+        assert saved == ["00000004", "00000005"]
+    else:  # no checkpoint can hold its episodes: the scheduled one stands
+        assert saved == ["00000002", "00000004"]
+        assert "cannot save its state" in err
+        assert "continues after iteration 4" in err
+    assert len(read_metrics(folder / "metrics.jsonl")) == 5
+    assert call(capsys, "resume", folder) == (0, "")
+    assert policy_bytes(folder) == policy_bytes(uninterrupted(env_id))
+    assert rows_without_times(folder) == rows_without_times(uninterrupted(env_id))
+
+
+def test_sigterm_before_a_run_has_begun_says_that_there_is_nothing_to_resume(
+    monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(run, "write_provenance", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    (tmp_path / "config.toml").write_text(to_toml(config_of()))
+    arguments = ("train", tmp_path / "config.toml", "--out", tmp_path / "run")
+    code, err = call(capsys, *arguments)
+    assert code == 0
+    assert "give the same command again: the run had not begun" in err
+    monkeypatch.undo()
+    assert call(capsys, *arguments)[0] == 0  # what is left there is in nobody's way
+    assert (tmp_path / "run" / "policy.safetensors").exists()
+
+
+# damage and full disks on the command line
+
+
+def test_a_damaged_checkpoint_is_said_in_one_line(uninterrupted, die_at, capsys, tmp_path):
+    folder = tmp_path / "run"
+    die_at(5)
+    with pytest.raises(KeyboardInterrupt):
+        run.start(config_of(), folder)
+    (folder / "checkpoints" / "00000004" / "state.json").unlink()
+    code, err = call(capsys, "resume", folder)
+    assert code == 0
+    (line,) = err.splitlines()
+    assert line.startswith(f"warning: checkpoint {folder / 'checkpoints' / '00000004'} is not int")
+    assert line.endswith("falling back to the one before it")
+    assert policy_bytes(folder) == policy_bytes(uninterrupted(DETOUR))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of 400 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("filled", [280_000, 399_000, 409_600])
+def test_a_full_disk_stops_a_run_with_one_message_and_loses_nothing(
+    small_disk, uninterrupted, capsys, tmp_path, filled
+):
+    folder, filler = small_disk / "run", small_disk / "filler"
+    config = config_of(checkpoint={"every": 1, "keep": 99}, network={"hidden": [32]}, iterations=4)
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    filler.write_bytes(bytes(filled))
+    arguments = ("train", tmp_path / "config.toml", "--out", folder)
+    with pytest.raises(InputError, match=r"no space to write .*/disk/run.*No space left") as full:
+        call(capsys, *arguments)
+    saved = [int(f.name) for f in checkpoints(folder / "checkpoints")]
+    assert not [p for p in folder.rglob(".*")]  # nothing half written is left
+    filler.unlink()
+    begun = (folder / "config.toml").exists()
+    assert bool(saved) == (filled == 280_000)
+    if saved:
+        assert f"the last good checkpoint is iteration {saved[-1]}. Free space," in str(full.value)
+        assert load_latest(folder / "checkpoints")["iteration"] == saved[-1] < 4
+    then = f"continue with: crl resume {folder}" if begun else "give the same command again"
+    assert f"Free space, then {then}" in str(full.value)
+    assert call(capsys, *(["resume", folder] if begun else arguments))[0] == 0
+    whole = run.start(config, tmp_path / "whole")
     assert policy_bytes(folder) == policy_bytes(whole)
     assert rows_without_times(folder) == rows_without_times(whole)
 

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from constrained_rl.settings import to_toml
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.evaluate import Record
-from llm_env.comparison.schedule import methods
+from llm_env.comparison.methods import SCORES, methods
 
-CONFIG = CompareConfig(weights=(0.0, 1.0))
+CONFIG = CompareConfig(weights=(0.0, 1.0), limits=(0.2, 0.05))
 NAMES = [method.name for method in methods(CONFIG)]
 DYNAMIC = [name for name in NAMES if name != "sft" and not name.startswith("static")]
 PROMPTS = [("benign", "bake bread"), ("benign", "brew tea"), ("borderline", "clean the well")]
@@ -76,16 +76,21 @@ def lines(rows):
 def write_folder(folder, said):
     """A finished comparison of the methods in `said`: {name: records}."""
     (folder / "config.toml").write_text(to_toml(CONFIG))
-    for stage in ("sft", "preferences", "reward_model", "cost_model"):
+    for stage in ("sft", "preferences", *(f"{name}_model" for name in SCORES)):
         (folder / stage).mkdir()
         (folder / stage / "time.json").write_text('{"wall": 2.0, "cpu": 1.0}')
     agreement = {"helpfulness": 0.7, "harmlessness": 0.75, "sign": 0.9, "single": 0.6}
     (folder / "preferences/agreement.json").write_text(json.dumps(agreement))
-    for kind, sign in (("reward", None), ("cost", 0.9)):
+    approval = {"helpfulness": 0.78, "harmlessness": 0.93, "sign": 0.94, "single": 0.71}
+    (folder / "preferences/approval.json").write_text(json.dumps(approval | {"row": 0.66}))
+    for kind, score in SCORES.items():
+        signs = {"ranking": 0.85, "free": 0.6}
+        sign = None if score.kind == "reward" else signs.get(kind, 0.9)
         accuracy = {
             "labels": {"ranking": 0.65, "sign": sign},
             "gold_ranking": 0.8,
             "gold_sign": sign,
+            "gold_auc": None if sign is None else 0.97,
             "score": [-2.0, -1.0, 1.0, 2.0],
             "unsafe": [False, True, False, True],
         }
@@ -98,6 +103,11 @@ def write_folder(folder, said):
         if name != "sft":
             (run / "metrics.jsonl").write_text(lines(metrics(name)))
     return folder
+
+
+def variants(classifier, single, wide):
+    """Records of the two variants, and of the recommended method at a limit of 0.2."""
+    return {"classifier": classifier, "single": single, "limit-0.2": wide}
 
 
 def outcome(dynamic, static):

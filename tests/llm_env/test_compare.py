@@ -8,9 +8,9 @@ from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.settings import merge, validate
 from llm_env.comparison import progress, schedule, stages
 from llm_env.comparison.config import QUICK, CompareConfig
+from llm_env.comparison.methods import SCORES, every_run, methods, scores, sweep, variants
 from llm_env.comparison.schedule import (
     load_config,
-    methods,
     prepare,
     ready,
     run_all,
@@ -67,10 +67,39 @@ def test_names_say_which_controller_and_which_constraint():
     assert align["static-0.5"].multiplier == FixedConfig(weight=0.5)
 
 
-def test_quick_changes_only_sizes():
+def test_quick_changes_only_sizes_and_leaves_out_what_is_not_the_main_comparison():
     config = validate(CompareConfig, merge(QUICK, {}), "quick")
     assert config.align == CompareConfig().align.model_copy(update={"iterations": 40})
     assert set(config.weights) < set(CompareConfig().weights)
+    assert every_run(config) == methods(config)
+    assert scores(config) == ["reward", "cost"]
+
+
+def test_variants_change_the_cost_or_the_labels_and_nothing_else():
+    classifier, single = variants(CONFIG)
+    assert (classifier.reward, classifier.cost) == ("reward", "classifier")
+    assert classifier.align == CONFIG.align
+    assert (single.reward, single.cost) == ("single", "cost")
+    static = next(m for m in methods(CONFIG) if m.name == "static-0")
+    assert single.align == static.align  # λ is 0: nothing is constrained
+    assert SCORES["classifier"].terms == {"ranking": False}
+    assert SCORES["ranking"].terms == {"sign": False}
+    assert SCORES["free"].terms == {"sign": False, "regularization": 0.0}
+    assert SCORES["single"].labels == "single"
+
+
+def test_the_sweep_changes_the_limit_and_skips_the_recommended_one():
+    config = CONFIG.model_copy(update={"limits": (0.01, 0.05, 0.1)})
+    found = sweep(config)
+    assert [run.name for run in found] == ["limit-0.01", "limit-0.1"]  # align.limit is 0.05
+    assert [run.align.limit for run in found] == [0.01, 0.1]
+    assert all(run.align.model_copy(update={"limit": 0.05}) == config.align for run in found)
+
+
+@pytest.mark.parametrize("name", ["weights", "limits"])
+def test_a_value_given_twice_is_refused(name):
+    with pytest.raises(InputError, match=rf"{name} = \[0.1, 0.1\] names a value twice"):
+        validate(CompareConfig, {name: (0.1, 0.1)}, "test")
 
 
 def test_several_limits_are_refused_before_a_folder_exists(tmp_path):
@@ -89,14 +118,28 @@ def test_every_stage_comes_after_what_it_needs():
         assert set(task.needs) <= seen
         assert task.folder not in seen
         seen.add(task.folder)
-    assert {f"runs/{m.name}" for m in methods(CONFIG)} <= seen
+    assert {f"runs/{m.name}" for m in every_run(CONFIG)} <= seen
 
 
 def test_only_rl_runs_count_iterations():
     iterations = {task.folder: task.iterations for task in tasks(CONFIG)}
     assert iterations["runs/pid-share"] == iterations["runs/static-0"] == CONFIG.align.iterations
-    for name in ("sft", "preferences", "reward_model", "cost_model", "runs/sft"):
+    for name in ("sft", "preferences", "reward_model", "single_model", "runs/sft"):
         assert iterations[name] == 0
+
+
+def test_a_run_waits_for_its_own_score_models_and_for_those_that_judge_it():
+    needs = {task.folder: task.needs for task in tasks(CONFIG)}
+    assert needs["runs/pid-share"] == ("reward_model", "cost_model")
+    assert needs["runs/classifier"] == ("reward_model", "cost_model", "classifier_model")
+    assert needs["runs/single"] == ("reward_model", "cost_model", "single_model")
+
+
+def test_some_stages_bring_only_what_they_need():
+    chosen = [task.folder for task in tasks(CONFIG, ["runs/single"])]
+    assert chosen == [
+        "sft", "preferences", "reward_model", "cost_model", "single_model", "runs/single",
+    ]  # fmt: skip
 
 
 def test_stages_are_ready_when_their_needs_are_finished(tmp_path):
@@ -112,11 +155,15 @@ def test_stages_are_ready_when_their_needs_are_finished(tmp_path):
     finish(tmp_path, "sft")
     assert names() == ["preferences"]
     finish(tmp_path, "preferences")
-    assert names() == ["reward_model", "cost_model"]
+    assert names() == [f"{name}_model" for name in SCORES]
     finish(tmp_path, "reward_model")
-    assert names() == ["cost_model"]
+    assert names() == [f"{name}_model" for name in SCORES if name != "reward"]
     finish(tmp_path, "cost_model")
-    assert names() == [f"runs/{m.name}" for m in methods(CONFIG)]
+    ours = [*methods(CONFIG), *sweep(CONFIG)]  # variants still wait
+    assert names() == [
+        *(f"{name}_model" for name in ("classifier", "ranking", "free", "single")),
+        *(f"runs/{m.name}" for m in ours),
+    ]
 
 
 def test_a_stage_draws_from_streams_of_its_own(tmp_path):

@@ -15,7 +15,8 @@ from constrained_rl.config import ConstraintConfig, EMAConfig, GradientConfig
 from constrained_rl.settings import read_toml, to_toml
 from llm_env import cli
 from llm_env.comparison.config import CompareConfig
-from llm_env.comparison.schedule import load_config, methods, tasks
+from llm_env.comparison.methods import methods
+from llm_env.comparison.schedule import load_config, tasks
 
 CRL = Path(sys.executable).with_name("crl")
 ITERATIONS = 24  # a checkpoint falls on 20
@@ -34,6 +35,8 @@ SMALL = [
     "align.prompts=4",
     "align.max_new_tokens=12",
     "weights=[0.5]",
+    "decoupling=false",
+    "limits=[]",
 ]
 NAMES = ["sft", "pid-share", "ppo-share", "pid-mean", "ppo-mean", "static-0.5"]
 
@@ -193,6 +196,30 @@ def test_a_killed_comparison_leaves_no_worker_and_resumes_to_the_same_policies(
     for name in NAMES:
         said = (folder / "runs" / name / "evaluation.jsonl").read_text()
         assert said == (finished[0] / "runs" / name / "evaluation.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+def test_sigterm_stops_a_comparison_with_a_checkpoint_and_it_resumes_to_the_same_policies(
+    finished, crl, tmp_path
+):
+    folder = tmp_path / "stopped"
+    process = start(folder)
+    wait_for(
+        lambda: any(p.stat().st_size for p in folder.glob("runs/.*/metrics.jsonl")), 120, process
+    )
+    workers = children(process.pid)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert errors.splitlines()[-1] == f"stopped; continue with: crl resume {folder}"
+    assert "Traceback" not in errors
+    assert not any(map(alive, workers))
+    (checkpoint,) = folder.glob("runs/.*/checkpoints/*")  # of the iteration it was in
+    assert 0 < int(checkpoint.name) < 20
+    code, _, errors = crl("resume", folder)
+    assert code == 0, errors
+    assert policies(folder) == policies(finished[0])
 
 
 # what can be wrong

@@ -1,14 +1,21 @@
 import re
 
 import pytest
-from comparison_folder import outcome, responses, write_folder
+from comparison_folder import outcome, responses, variants, write_folder
 
+from constrained_rl.page import Page, render
 from constrained_rl.plots import CostCurve
 from constrained_rl.statistics import Interval
 from llm_env.comparison.plots import plot_frontier, plot_training, share_axis
+from llm_env.comparison.plots_decoupling import plot_sweep
 from llm_env.comparison.plots_detail import draw_outcomes, plot_cost_model, plot_unsafe
 from llm_env.comparison.plots_planes import plot_planes
 from llm_env.comparison.report import write_comparison_report
+from llm_env.comparison.report_decoupling import (
+    decoupling_section,
+    describe_variant,
+    limit_section,
+)
 from llm_env.comparison.report_tables import mean_cell, share_cell
 from llm_env.comparison.results import read_comparison, summarize
 from llm_env.comparison.schedule import load_config
@@ -215,3 +222,81 @@ def test_cells_show_value_and_interval():
     assert share_cell(Interval(0.05, 0.01, 0.1)) == '5.0 <span class="ci">1.0–10.0</span>'
     assert mean_cell(Interval(1.0, 0.5, 1.5)) == '1.00 <span class="ci">±0.50</span>'
     assert mean_cell(None) == "–"
+
+
+@pytest.fixture(scope="module")
+def decoupled(tmp_path_factory):
+    """Two sections: the classifier as good, single labels 60 of 80 unsafe, 12 at a limit of 0.2."""
+    said = outcome(GOOD, MILD) | variants(GOOD, responses(60, 2.0), responses(12, 1.9))
+    folder = write_folder(tmp_path_factory.mktemp("decoupled"), said)
+    results = summarize(folder)
+    sections = [decoupling_section(results, said, folder), limit_section(results)]
+    return render(Page("t", "s", [], sections))
+
+
+def test_the_report_says_how_each_variant_compares(decoupled):
+    text = decoupled.replace("\N{NO-BREAK SPACE}", " ")
+    assert "What decoupling buys" in text
+    assert "logit as C, P(C &gt; 0) ≤ 0.05 is about as safe as PID-Lagrangian" in text
+    assert "One preference model without constraint is less safe than PID-Lagrangian" in text
+    assert "(75.0% against 2.5% unsafe by gold) but more helpful (difference +0.50" in text
+
+
+def test_the_report_shows_both_ways_of_asking_and_the_zero_of_the_cost_model(decoupled):
+    for share in ("78.0%", "93.0%", "94.0%", "71.0%"):  # approval
+        assert share in decoupled
+    assert "single dimension" in decoupled
+    assert "90.0% with the sign terms, 85.0% without them, 60.0% also without" in decoupled
+    assert "Without the sign terms zero is misplaced" in decoupled
+
+
+def test_the_report_shows_every_limit_of_the_sweep(decoupled):
+    text = decoupled.replace("\N{NO-BREAK SPACE}", " ")
+    assert "Which limit?" in text
+    assert "within the limit, as far as the interval can tell, at 2 of 2 limits (5%, 20%)" in text
+    assert (
+        "at limits of 5%; the most helpful of these is 5% (helpfulness 1.50)" in text
+    )  # 15% at 20%
+
+
+def test_without_variants_the_report_says_so_and_has_no_sweep(reported):
+    _, html = reported
+    assert "The variants were not trained in this run" in html
+    assert "Which limit?" not in html
+
+
+def test_sweep_draws_limits_against_shares(tmp_path):
+    said = outcome(GOOD, MILD) | variants(GOOD, GOOD, responses(12, 1.9))
+    results = summarize(write_folder(tmp_path, said))
+    figure = plot_sweep(results.sweep, results.start, 0.05)
+    drawn = [list(map(float, line.get_ydata())) for line in figure.axes[0].lines]
+    assert [2 / 80, 12 / 80] in drawn  # gold
+    assert [0.05, 0.2] in drawn  # the limit itself
+    bold = [t.get_text() for t in figure.axes[0].get_xticklabels() if t.get_fontweight() == "bold"]
+    assert bold == ["5%"]
+
+
+@pytest.mark.parametrize(
+    ("single", "text"),
+    [
+        (
+            responses(2, 1.5),
+            "is about as safe as PID-Lagrangian, P(C > 0) ≤ 0.05 (2.5% against 2.5% unsafe by "
+            "gold) and about as helpful (difference +0.00",
+        ),
+        (  # of every four prompts the first two are benign: 36 of the first 70, of 40 in all
+            responses(0, 1.0, refusals=70),
+            "and less helpful (difference -0.50, 95% interval -0.50 to -0.50). It refuses 90% of "
+            "benign prompts.",
+        ),
+        (
+            responses(60, 1.0),
+            "is less safe than PID-Lagrangian, P(C > 0) ≤ 0.05 (75.0% against 2.5% unsafe by "
+            "gold) and less helpful",
+        ),
+    ],
+)
+def test_a_variant_is_described_by_its_numbers(tmp_path, single, text):
+    said = outcome(GOOD, MILD) | variants(GOOD, single, GOOD)
+    results = summarize(write_folder(tmp_path, said))
+    assert text in describe_variant(results.variants[1], results.recommended, said)

@@ -2,7 +2,7 @@ import io
 import json
 
 import pytest
-from comparison_folder import NAMES, outcome, record, responses, write_folder
+from comparison_folder import NAMES, outcome, record, responses, variants, write_folder
 from rich.console import Console
 
 from constrained_rl.errors import InputError
@@ -80,6 +80,25 @@ def test_summary_is_in_order_and_on_disk(folder):
     stored = json.loads((folder / "results.json").read_text())
     assert stored["methods"][0]["sampled"]["overall"]["unsafe"]["value"] == 30 / 80
     assert stored["agreement"]["single"] == 0.6
+    assert stored["approval"]["row"] == 0.66
+
+
+def test_variants_and_the_sweep_stand_beside_the_methods(tmp_path):
+    good, wide = responses(2, 1.5), responses(12, 1.9)
+    said = outcome(good, good) | variants(good, responses(60, 2.0), wide)
+    results = summarize(write_folder(tmp_path, said))
+    assert [m.name for m in results.methods] == NAMES
+    assert [m.name for m in results.variants] == ["classifier", "single"]
+    assert [m.limit for m in results.variants] == [0.05, None]
+    assert [(m.name, m.limit) for m in results.sweep] == [("pid-share", 0.05), ("limit-0.2", 0.2)]
+    assert results.variants[1].sampled.overall.unsafe.value == 0.75  # 60 of 80
+
+
+def test_a_folder_without_approval_says_what_to_do(tmp_path):
+    folder = write_folder(tmp_path, outcome(responses(2, 1.5), responses(0, 1.2)))
+    (folder / "preferences/approval.json").unlink()
+    with pytest.raises(InputError, match=r"approval\.json is missing.*start again"):
+        summarize(folder)
 
 
 def test_unbounded_intervals_are_null_in_json(tmp_path):

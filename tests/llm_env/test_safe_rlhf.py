@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from tiny import causal_lm, word_tokenizer
@@ -141,10 +143,13 @@ def test_limits_that_do_not_match_the_costs_are_refused():
 # streams
 
 
-@pytest.mark.parametrize(("kl_streams", "cost_share"), [("reward", 0.0), ("both", 1.0)])
-def test_kl_streams_say_who_pays_for_the_kl(kl_streams, cost_share):
+@pytest.mark.parametrize(
+    ("kl_streams", "reward_share", "cost_share"),
+    [("reward", 1.0, 0.0), ("both", 1.0, 1.0), ("paper", 0.5, 0.5)],
+)
+def test_kl_streams_say_who_pays_for_the_kl(kl_streams, reward_share, cost_share):
     # Scores of 0 and a critic of 0: with γ = λ = 1 the advantage is the sum of −β·KL to come,
-    # in the reward, and of +β·KL in the cost if it pays too.
+    # in the reward, and of +β·KL in the cost if it pays too; "paper" halves both.
     nothing = by_text(lambda _, texts: torch.zeros(len(texts)))
     ppo = {"kl_streams": kl_streams, "gae_lambda": 1.0, "kl_coefficient": 0.1}
     parts = parts_of(costs={"cost": nothing}, reward=nothing, ppo=ppo)
@@ -154,8 +159,22 @@ def test_kl_streams_say_who_pays_for_the_kl(kl_streams, cost_share):
     streams = annotate(parts.collector.collect(), parts)
     assert streams.kl.abs().max() > 0.01
     to_come = 0.1 * streams.kl.flip(1).cumsum(1).flip(1) * streams.mask
-    torch.testing.assert_close(streams.advantage[..., 0], -to_come)
+    torch.testing.assert_close(streams.advantage[..., 0], -reward_share * to_come)
     torch.testing.assert_close(streams.advantage[..., 1], cost_share * to_come)
+
+
+def test_every_placement_of_the_kl_trains_to_weights_of_its_own():
+    ends = []
+    for kl_streams in ("reward", "both", "paper"):
+        ppo = {"kl_streams": kl_streams, "learning_rate": 3e-3, "kl_coefficient": 0.5}
+        parts = parts_of(ppo=ppo)
+        rows = list(train(parts, 3))
+        assert all(math.isfinite(value) for row in rows for value in row.values())
+        assert rows[-1]["kl/reference"] > 0
+        ends.append(torch.cat([p.detach().flatten() for p in parts.policy.parameters()]))
+    assert not torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[1], ends[2])
+    assert not torch.equal(ends[0], ends[2])
 
 
 def test_static_shaping_on_a_single_stream_trains_and_reports_its_weight_as_lambda():

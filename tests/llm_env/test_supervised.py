@@ -1,4 +1,6 @@
 import math
+import os
+import signal
 from itertools import pairwise
 
 import pytest
@@ -8,7 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tiny import EOS, causal_lm, word_tokenizer
 
+from constrained_rl.checkpoint import CheckpointWarning
 from constrained_rl.errors import InputError, NonFiniteError
+from constrained_rl.stopping import Stopped, stoppable
 from llm_env.preferences import CostPair, RewardPair
 from llm_env.score_training import ScoreConfig, score_accuracy, train_score_model
 from llm_env.scoring import ScoreModel
@@ -109,6 +113,94 @@ def test_training_is_a_function_of_its_generator():
         assert torch.equal(torch.get_rng_state(), state)
         torch.set_rng_state(before)
     assert results[0] == results[1] != results[2]
+
+
+# recovery
+
+
+class Died(Exception):  # noqa: N818
+    """The process dies."""
+
+
+def die_at(step):
+    def progress(done, steps, loss):
+        if done == step:
+            raise Died
+
+    return progress
+
+
+def sft(folder, progress=None, every=4, epochs=3):
+    """24 demonstrations in batches of 4: 6 steps an epoch; losses, weights, generator."""
+    model, generator = causal_lm(scale=1), seeded()
+    config = SFTConfig(epochs=epochs, batch_size=4, learning_rate=1e-2, checkpoint_every=every)
+    arguments = model, word_tokenizer(), DEMONSTRATIONS, config, generator, progress, folder
+    return train_sft(*arguments), model.state_dict(), generator.get_state()
+
+
+def cost_model(folder, progress=None):
+    model, generator = fresh_score_model(), seeded()
+    config = ScoreConfig(epochs=3, batch_size=4, checkpoint_every=4)
+    pairs = COSTS
+    arguments = model, word_tokenizer(), pairs, "cost", config, generator, progress, folder
+    return train_score_model(*arguments), model.state_dict(), generator.get_state()
+
+
+def assert_same(found, expected):
+    assert found[0] == expected[0]
+    assert all(torch.equal(found[1][name], expected[1][name]) for name in expected[1])
+    assert torch.equal(found[2], expected[2])
+
+
+@pytest.mark.parametrize("fits", [sft, cost_model])
+@pytest.mark.parametrize(("died", "saved"), [(3, 0), (6, 4), (13, 12), (16, 12), (18, 16)])
+def test_a_killed_fit_continues_from_its_checkpoint_to_the_last_bit(tmp_path, fits, died, saved):
+    # 18 steps, 6 per epoch: dies within the first interval, at an epoch's end, after a checkpoint
+    # that ends an epoch, on a checkpoint's step before it is written, and on the last
+    with pytest.raises(Died):
+        fits(tmp_path / "fit", die_at(died))
+    steps = []
+    found = fits(tmp_path / "fit", lambda step, steps_, loss: steps.append(step))
+    assert steps == list(range(saved + 1, 19))
+    assert_same(found, fits(None))
+
+
+def test_a_fit_killed_three_times_over_a_damaged_checkpoint_is_still_the_same(tmp_path):
+    for died in (5, 10, 15):
+        with pytest.raises(Died):
+            sft(tmp_path, die_at(died))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00000008", "00000012"]
+    (tmp_path / "00000012" / "state.json").write_text("")
+    with pytest.warns(CheckpointWarning, match="00000012 is not intact"):
+        found = sft(tmp_path)
+    assert_same(found, sft(None))
+
+
+def test_a_fit_that_is_asked_to_stop_saves_the_step_it_is_in(tmp_path):
+    def ask(step, steps, loss):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped), stoppable():
+        sft(tmp_path, ask, every=100)
+    assert [p.name for p in tmp_path.iterdir()] == ["00000007"]
+    assert_same(sft(tmp_path, every=100), sft(None))
+
+
+def test_a_finished_fit_is_not_fitted_again(tmp_path):
+    whole, steps = sft(tmp_path), []
+    found = sft(tmp_path, lambda *step: steps.append(step))
+    assert steps == []
+    assert_same(found, whole)
+
+
+def test_checkpoints_of_another_fit_are_refused(tmp_path):
+    sft(tmp_path)
+    with pytest.raises(InputError, match=r"of a fit of 18 steps, this one has 12; delete"):
+        sft(tmp_path, epochs=2)
+
+
+# score models
 
 
 def test_a_reward_model_learns_its_ranking():

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_env.world import Annotator, AnnotatorPool, agreement, demonstrate, sample_prompts
+from llm_env.world import (
+    Annotator,
+    AnnotatorPool,
+    agreement,
+    approval,
+    demonstrate,
+    sample_prompts,
+)
 from llm_env.world.annotators import make_pair
 
 PROMPT = "how do i trap my neighbour ?"
@@ -81,3 +88,57 @@ def test_a_pool_is_fixed_by_its_seed():
     assert AnnotatorPool(5).annotators == AnnotatorPool(5).annotators
     assert AnnotatorPool(5).annotators != AnnotatorPool(6).annotators
     assert len(AnnotatorPool(5).annotators) == 8
+
+
+def test_single_labels_name_the_preferred_response_and_leave_the_decoupled_ones_alone():
+    prompts, first, second = demonstrated_pairs(12, seed=1)
+    pool = AnnotatorPool(1)
+    before = pool.label(prompts, first, second, np.random.default_rng(1))
+    single = pool.label_single(prompts, first, second, np.random.default_rng(2))
+    assert pool.label(prompts, first, second, np.random.default_rng(1)) == before
+    for row, prompt, zero, one in zip(single, prompts, first, second, strict=True):
+        assert list(row) == ["prompt", "response_0", "response_1", "preferred_response_id"]
+        assert (row["prompt"], row["response_0"], row["response_1"]) == (prompt, zero, one)
+        assert row["preferred_response_id"] in (0, 1)
+
+
+def decoupled_row(better, safer, safe):
+    texts = {"prompt": PROMPT, "response_0": COMPLY, "response_1": REFUSE}
+    signs = dict(zip(("is_response_0_safe", "is_response_1_safe"), safe, strict=True))
+    return texts | signs | {"better_response_id": better, "safer_response_id": safer}
+
+
+def single_row(preferred, response_1=REFUSE):
+    texts = {"prompt": PROMPT, "response_0": COMPLY, "response_1": response_1}
+    return texts | {"preferred_response_id": preferred}
+
+
+def test_the_inspector_approves_of_the_gold_side_of_every_label():
+    # COMPLY is more helpful (3.0 against 0.0) and unsafe (harm 3.5 against −0.8); overall she
+    # prefers REFUSE: (−3.0 / 0.9 + 4.3 / 0.5) / 2 > 0
+    right, wrong = decoupled_row(0, 1, (False, True)), decoupled_row(1, 1, (True, True))
+    found = approval([right, wrong], [single_row(1), single_row(1), single_row(0)])
+    assert found == {
+        "helpfulness": 0.5,  # right, wrong
+        "harmlessness": 1.0,
+        "sign": 0.75,  # COMPLY was once called safe
+        "single": pytest.approx(2 / 3),
+        "row": 0.5,
+    }
+
+
+def test_labels_on_which_the_inspector_is_indifferent_are_not_counted():
+    tie = single_row(0, response_1=COMPLY)
+    found = approval([decoupled_row(0, 1, (False, True))], [tie, single_row(1)])
+    assert found["single"] == 1.0  # 1 of the 1 that is no tie
+
+
+def test_the_inspector_approves_more_of_each_decoupled_label_than_of_single_ones():
+    prompts, first, second = demonstrated_pairs(800, seed=0)
+    for seed in range(3):
+        pool, rng = AnnotatorPool(seed), np.random.default_rng(seed)
+        found = approval(
+            pool.label(prompts, first, second, rng), pool.label_single(prompts, first, second, rng)
+        )
+        assert found["single"] < min(found[key] for key in ("helpfulness", "harmlessness", "sign"))
+        assert found["row"] < found["helpfulness"]  # four labels at once are harder

@@ -1,0 +1,93 @@
+"""`crl evaluate RUN`: a run's last and best policy, played afresh, as JSON or as a table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from constrained_rl.agent import Agent
+from constrained_rl.evaluation import MODES, Evaluation
+from constrained_rl.statistics import Interval
+
+
+def evaluate_run(folder: Path, episodes: int, seed: int) -> dict[str, Any]:
+    """Evaluate `folder` and its `best/`, sampled and deterministic, on the same episodes."""
+    folders = {"last": folder, "best": folder / "best"}
+    if not (folder / "config.toml").is_file():
+        folders = {folder.name: folder}
+    rows = []
+    for which, place in folders.items():
+        if place != folder and not place.is_dir():
+            continue  # no evaluation was feasible, or none was asked for
+        agent = Agent.load(place)
+        envs = agent.separate_environments(min(episodes, agent.config.env.num_envs))
+        name = f"best (iteration {agent.parts.iteration})" if which == "best" else which
+        for mode, deterministic in MODES.items():
+            found = agent.play(envs, episodes, deterministic, seed)
+            rows.append({"policy": name, "mode": mode} | describe(found))
+        envs.close()
+        agent.close()
+    return {"run": str(folder), "seed": seed, "policies": rows}
+
+
+def describe(found: Evaluation) -> dict[str, Any]:
+    """An evaluation as plain numbers with 95 % intervals."""
+    intervals = found.intervals()
+    return {
+        "episodes": len(found),
+        "return": asdict(intervals["return"]),
+        "length": asdict(intervals["length"]),
+        "cost": {name: asdict(intervals[f"cost/{name}"]) for name in found.cost_names},
+        "constraints": [
+            {
+                "name": c.name,
+                "transform": c.transform,
+                "limit": c.limit,
+                "estimate": asdict(intervals[f"estimate/{c.name}"]),
+                "kept": intervals[f"estimate/{c.name}"].value <= c.limit,
+            }
+            for c in found.constraints
+        ],
+        "feasible": found.feasible,
+    }
+
+
+def print_evaluations(found: dict[str, Any], console: Console) -> None:
+    """One line per policy and mode: return and every constrained cost with its limit."""
+    rows = found["policies"]
+    title = f"{found['run']}: {rows[0]['episodes']} episodes, seed {found['seed']}, ± 95%"
+    table = Table(title=title, title_justify="left")
+    table.add_column("policy")
+    table.add_column("actions")
+    table.add_column("return", justify="right")
+    bounded = [c["name"] for c in rows[0]["constraints"]]
+    free = [name for name in rows[0]["cost"] if name not in bounded]
+    for constraint in rows[0]["constraints"]:
+        table.add_column(f"{constraint['name']} ≤ {constraint['limit']:g}", justify="right")
+    for name in free:
+        table.add_column(f"cost {name}", justify="right")
+    table.add_column("length", justify="right")
+    for row in rows:
+        estimates = [
+            f"{'[green]' if c['kept'] else '[red]'}{interval_text(c['estimate'])}[/]"
+            for c in row["constraints"]
+        ]
+        table.add_row(
+            row["policy"],
+            row["mode"],
+            interval_text(row["return"]),
+            *estimates,
+            *(interval_text(row["cost"][name]) for name in free),
+            interval_text(row["length"]),
+        )
+    console.print(table)
+
+
+def interval_text(found: dict[str, float]) -> str:
+    """`1.23 ± 0.12`: Student's t intervals are symmetric."""
+    interval = Interval(**found)
+    return f"{interval.value:.3g} ± {interval.high - interval.value:.2g}"

@@ -1,0 +1,1 @@
+"""How to find a limit: calibration of a cost model, and what a limit would mean."""

@@ -1,0 +1,171 @@
+"""Prompts of one turn or several, and the text a model reads of them.
+
+    "how do I bake bread?"                               a string is used exactly as it is
+    [{"role": "user", "content": "hi"}, …]               messages: system?, user, assistant, …, user
+    ["hi", "hello", "how do I bake bread?"]              the same turns, alternating from the user
+
+Several turns become text through the tokenizer's own chat template, or, where it has none, in the
+format of the released Safe RLHF models:
+
+    BEGINNING OF CONVERSATION: USER: {user} ASSISTANT:{answer}{eos}USER: {user} ASSISTANT:
+
+Text callables (`Scorer`) receive prompts as they were handed in, never the rendered text: a judge
+of another family must not read the control tokens of this one. Text of a user that spells a control
+token is read as that token, as in any string. Absent: tools, images, truncation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from constrained_rl.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message: TypeAlias = dict[str, str]
+"""{"role": "system" | "user" | "assistant", "content": text}: what chat templates read"""
+Prompt: TypeAlias = str | Sequence[str | Mapping[str, str]]
+"""One turn as a string, or several turns that end with the user's"""
+
+BEGIN, USER, ASSISTANT = "BEGINNING OF CONVERSATION: ", "USER: {} ", "ASSISTANT:"
+ROLES = ("system", "user", "assistant")
+
+
+class FieldError(ValueError):
+    """A field holds what it must not: its path, a short kind to count by, and the reason."""
+
+    def __init__(self, field: str, kind: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field, self.kind, self.reason = field, kind, reason
+
+
+def checked_prompt(value: object) -> str | list[Message]:
+    """A prompt as a string or as messages; alternating strings become messages.
+
+    Raises:
+        FieldError: the prompt or one of its turns is empty or of another type, or the turns do not
+            alternate from the user to the user.
+    """
+    if isinstance(value, str):
+        if not value.strip():
+            raise FieldError("prompt", "is empty", "is empty")
+        return value
+    if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
+        raise FieldError(
+            "prompt",
+            "is neither a string nor a list",
+            f"Input should be a valid string, found {value!r:.60}; several turns are a list of "
+            '{"role": …, "content": …}',
+        )
+    return _messages(list(value))
+
+
+def render_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of a prompt up to where the response begins; a string is returned as it is."""
+    if isinstance(prompt, str):
+        return prompt
+    try:
+        messages = checked_prompt(prompt)
+    except FieldError as error:
+        raise InputError(f"{error} (found in {prompt!r:.200})") from error
+    assert not isinstance(messages, str)
+    write = _by_template if is_templated(prompt, tokenizer) else _by_paper
+    return write(messages, tokenizer)
+
+
+def is_templated(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a chat template writes this prompt, its own special tokens (bos) included."""
+    return not isinstance(prompt, str) and tokenizer.chat_template is not None
+
+
+def turns(prompt: Prompt) -> int:
+    """Number of turns of the user and the assistant."""
+    if isinstance(prompt, str):
+        return 1
+    return sum(isinstance(turn, str) or turn["role"] != "system" for turn in prompt)
+
+
+def _messages(value: list[object]) -> list[Message]:
+    """Check several turns."""
+    if not value:
+        raise FieldError("prompt", "is empty", "is empty; a list of turns needs at least one")
+    if all(isinstance(turn, str) for turn in value):
+        roles = ("user", "assistant")
+        value = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(value)]
+    messages = [_message(turn, f"prompt.{index}") for index, turn in enumerate(value)]
+    first = 1 if messages[0]["role"] == "system" else 0
+    for index, message in enumerate(messages[first:], start=first):
+        expected = ("user", "assistant")[(index - first) % 2]
+        if message["role"] != expected:
+            raise FieldError(
+                f"prompt.{index}.role",
+                "turns do not alternate",
+                f"is {message['role']!r}, expected {expected!r}: turns alternate from the user, a "
+                "system turn may come first",
+            )
+    if messages[-1]["role"] != "user":
+        raise FieldError(
+            "prompt",
+            "does not end with the user",
+            f"ends with a turn of the {messages[-1]['role']}, expected the user: the responses "
+            "answer the last turn",
+        )
+    return messages
+
+
+def _message(turn: object, field: str) -> Message:
+    """Check one message."""
+    if not isinstance(turn, Mapping) or set(turn) != {"role", "content"}:
+        found = f"the keys {list(turn)}" if isinstance(turn, Mapping) else repr(turn)
+        raise FieldError(
+            field,
+            "is no message",
+            f"expected an object with exactly the keys role and content, found {found:.60}",
+        )
+    role, content = turn["role"], turn["content"]
+    if role not in ROLES:
+        raise FieldError(
+            f"{field}.role", "is no role", f"expected one of {', '.join(ROLES)}, found {role!r:.60}"
+        )
+    if not isinstance(content, str):
+        raise FieldError(
+            f"{field}.content",
+            "is no string",
+            f"Input should be a valid string, found {content!r:.60}",
+        )
+    if not content.strip():
+        raise FieldError(f"{field}.content", "is empty", "is empty")
+    return {"role": role, "content": content}
+
+
+def _by_template(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Text by the tokenizer's chat template, up to the assistant's turn."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
+    except (TemplateError, ValueError) as error:
+        raise InputError(
+            f"the tokenizer's chat template refuses a prompt of {len(messages)} messages "
+            f"({error}); change the prompt or set tokenizer.chat_template"
+        ) from error
+
+
+def _by_paper(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Text in the format of the released Safe RLHF models."""
+    if messages[0]["role"] == "system":
+        raise InputError(
+            "the prompt begins with a system turn, which the format of Safe RLHF does not know; "
+            "leave it out, or set tokenizer.chat_template to that of the model"
+        )
+    text = BEGIN
+    for message in messages:
+        if message["role"] == "user":
+            text += USER.format(message["content"]) + ASSISTANT
+        else:
+            text += message["content"] + (tokenizer.eos_token or "")
+    return text
