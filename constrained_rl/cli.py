@@ -260,12 +260,17 @@ def plot(
         print(f"wrote {path}")
 
 
+Episodes = Annotated[int, typer.Option(min=2, help="episodes, sampled and deterministic each")]
+EvaluationSeed = Annotated[int, typer.Option(min=0, help="of environments and actions")]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object")]
+
+
 @app.command()
 def evaluate(
     folder: Annotated[Path, typer.Argument(help="run directory, or its best/")],
-    episodes: Annotated[int, typer.Option(min=2, help="episodes, sampled and greedy each")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="of environments and actions")] = 12345,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    episodes: Episodes = 200,
+    seed: EvaluationSeed = 12345,
+    as_json: AsJson = False,
 ) -> None:
     """Play a run's last and best policy on fresh environments: return and costs, with intervals."""
     from constrained_rl.evaluation_report import evaluate_run, print_evaluations

@@ -31,7 +31,7 @@ def fault_in_given_code(error: Exception) -> str | None:
 
 
 def where_raised(error: Exception) -> str:
-    """The same of code that is not ours by where it was called; the place only in a user's own."""
+    """What was raised, and the place too where it was in a user's own code."""
     return fault_in_given_code(error) or _named(error)
 
 

@@ -5,6 +5,7 @@ Heavy libraries are imported only by the command that needs them, so `--help` is
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,6 @@ app.command()(core.presets)
 app.command()(core.preset)
 app.command()(core.schema)
 app.command()(core.train)
-app.command()(core.evaluate)
 app.command()(core.plot)
 app.add_typer(llm, name="llm")
 
@@ -63,11 +63,45 @@ def report(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
         core.report(folder)
 
 
+@app.command()
+def evaluate(
+    folder: Annotated[
+        Path, typer.Argument(help="run, its best/, a comparison, or one of its runs")
+    ],
+    episodes: core.Episodes = 200,
+    seed: core.EvaluationSeed = 12345,
+    as_json: core.AsJson = False,
+) -> None:
+    """Try a run's policies afresh: new episodes, or new prompts; with intervals."""
+    if not (is_comparison(folder) or is_comparison(folder.resolve().parent.parent)):
+        core.evaluate(folder, episodes, seed, as_json)
+        return
+    require_llm()
+    from llm_env.comparison.fresh import evaluate_comparison, print_fresh
+
+    found = evaluate_comparison(folder, episodes, seed)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        print_fresh(found, Console())
+
+
+def complete_comparison(incomplete: str) -> list[str]:
+    """What a shell offers for a comparison's `key.path=value`."""
+    from constrained_rl.describe import completions
+    from llm_env.comparison.config import CompareConfig
+
+    return completions(CompareConfig, incomplete)
+
+
+COMPARE_HELP = "[CONFIG.toml] key.path=value …, e.g. seed=3 align.limit=0.1"
+
+
 @llm.command()
 def compare(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="[CONFIG.toml] key.path=value …, e.g. seed=3 align.limit=0.1"),
+        typer.Argument(help=COMPARE_HELP, autocompletion=complete_comparison),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the comparison; must be new")] = None,
     quick: Annotated[bool, typer.Option("--quick", help=QUICK_HELP)] = False,
@@ -208,5 +242,6 @@ def main() -> None:
 
     # `env.id=my_env:Name-v0` finds my_env.py in the folder one works in, as `python -m` would; a
     # console script does not have it on its path. At the end: it must not hide a package.
-    sys.path.append("")
+    if "" not in sys.path:
+        sys.path.append("")
     core.run_cli(app)

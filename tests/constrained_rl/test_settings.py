@@ -67,7 +67,9 @@ def test_an_unknown_key_names_the_nearest():
 
 
 def test_an_unknown_key_far_from_all_lists_what_there_is():
-    assert "known keys: bounds, deviation, hidden, normalize_observations" in problems("network.xyz=3")
+    assert "known keys: bounds, deviation, hidden, normalize_observations" in problems(
+        "network.xyz=3"
+    )
 
 
 def test_an_unknown_key_of_a_controller_names_keys_of_that_controller_only():

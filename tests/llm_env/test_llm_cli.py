@@ -103,6 +103,28 @@ def test_a_comparison_ends_with_a_table_a_report_and_its_numbers(finished):
     assert len(set(policies(folder).values())) == 5  # methods differ
 
 
+def test_its_models_are_evaluated_on_new_prompts(finished, crl):
+    folder, _ = finished
+    code, out, _ = crl("evaluate", folder, "--episodes", "20", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert [row["method"] for row in found["methods"][::2]] == NAMES
+    assert {row["mode"] for row in found["methods"]} == {"greedy", "sampled"}
+    code, out, _ = crl("evaluate", folder / "runs/pid-share", "--episodes", "20", "--json")
+    assert json.loads(out)["methods"] == found["methods"][2:4]  # the same prompts and draws
+    code, out, _ = crl("evaluate", folder / "runs/sft", "--episodes", "20")
+    assert "20 new prompts, seed 12345" in " ".join(out.split())
+
+
+def test_evaluating_what_has_not_finished_says_how_to_continue(finished, crl, tmp_path):
+    folder, _ = finished
+    for name in ("comparison", "config.toml"):
+        shutil.copy(folder / name, tmp_path / name)
+    code, _, errors = crl("evaluate", tmp_path)
+    assert code == 2
+    assert "no method has finished yet; continue it: crl resume" in errors
+
+
 def test_resuming_a_finished_comparison_runs_nothing_and_says_it_again(finished, crl):
     folder, _ = finished
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*")}

@@ -178,7 +178,9 @@ def test_scorers_may_return_lists():
     assert rollout.episodes.return_.tolist() == [1.0] * 5
 
 
-@pytest.mark.parametrize(("which", "name"), [("reward", "reward scores"), ("cost", "cost 'c' scores")])
+@pytest.mark.parametrize(
+    ("which", "name"), [("reward", "reward scores"), ("cost", "cost 'c' scores")]
+)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_scores_that_are_no_numbers_are_named(which, name, bad):
     def poisoned(responses):
