@@ -21,7 +21,10 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n 2
 
+# The slow tests, and the loggers with the trackers that the default setup does not install.
 test-slow: setup
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[tensorboard,wandb,trackio]"
+	$(BIN)/python -m pytest tests/constrained_rl/test_loggers.py
 	$(BIN)/python -m pytest -n 2 -m slow
 
 check: setup

@@ -233,13 +233,18 @@ def kills_verdict(document: dict[str, Any]) -> str:
 
 def readme_blocks() -> dict[str, str]:
     """The README's blocks by name."""
-    names = ("safe_rlhf_vs_shaping", "throughput", "detour_optimum", "random_kills")
-    safe, speed, detour, kills = (
+    names = ("safe_rlhf_vs_shaping", "decoupling", "throughput", "detour_optimum", "random_kills")
+    safe, labels, speed, detour, kills = (
         json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names
     )
     return {
         "table:safe_rlhf": safe_rlhf_table(safe),
         "verdict:safe_rlhf": safe_rlhf_verdict(safe),
+        "table:decoupling": decoupling_table(labels),
+        "verdict:decoupling": decoupling_verdict(labels),
+        "table:labels": labels_table(labels),
+        "table:cost_losses": cost_losses_table(labels),
+        "table:sweep": sweep_table(labels),
         "table:detour": detour_table(detour),
         "table:throughput": throughput_table(speed),
         "verdict:kills": kills_verdict(kills),
