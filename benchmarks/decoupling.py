@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from over_seeds import interval
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +26,6 @@ from constrained_rl.checkpoint import write_text
 from constrained_rl.logging import read_metrics
 from constrained_rl.provenance import provenance
 from constrained_rl.settings import validate
-from constrained_rl.statistics import mean_interval
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.evaluate import read_records
 from llm_env.comparison.methods import SCORES, Method, methods, sweep, variants
@@ -157,14 +157,6 @@ def print_models(seeds: list[dict[str, Any]]) -> None:
         models.add_row(model, *cells)
     for table in (labels, models):
         Console(width=160).print(table)
-
-
-def interval(values: list[float], digits: int) -> str:
-    """Mean and interval as text."""
-    if len(values) < 2:
-        return f"{values[0]:.{digits}f}"
-    found = mean_interval(values)
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
 def main() -> None:

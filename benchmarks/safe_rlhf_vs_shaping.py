@@ -13,13 +13,13 @@ import argparse
 import json
 from pathlib import Path
 
+from over_seeds import interval
 from rich.console import Console
 from rich.table import Table
 
 from constrained_rl.checkpoint import write_text
 from constrained_rl.provenance import provenance
 from constrained_rl.settings import validate
-from constrained_rl.statistics import mean_interval
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.results import summarize
 from llm_env.comparison.schedule import prepare, run_all
@@ -87,14 +87,6 @@ def print_table(seeds: dict[int, dict[str, dict[str, float]]]) -> None:
             " / ".join(str(sum(c[name] for c in counts)) for name in counts[0]),
         )
     Console(width=130).print(table)
-
-
-def interval(values: list[float], digits: int) -> str:
-    """Mean and interval as text."""
-    if len(values) < 2:
-        return f"{values[0]:.{digits}f}"
-    found = mean_interval(values)
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
 def main() -> None:

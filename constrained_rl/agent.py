@@ -8,8 +8,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle, islice
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,62 +22,25 @@ from torch import Tensor
 
 from constrained_rl.assembly import assemble, build_constraints, choose_device
 from constrained_rl.checkpoint import load_latest, load_state, save_state
-from constrained_rl.cmdp import Factory, cost_names, make_vec, require_next_step, vectorize
+from constrained_rl.cmdp import cost_names
 from constrained_rl.collectors import VectorCollector, probe_channels
 from constrained_rl.config import RunConfig
-from constrained_rl.envs import BUILT_IN
+from constrained_rl.environments import (
+    Environment,
+    VectorEnvironment,
+    make_environments,
+    resolve,
+)
 from constrained_rl.errors import InputError
 from constrained_rl.evaluation import Evaluation, evaluate
 from constrained_rl.networks import MLPPolicy, StackedCritic
 from constrained_rl.ppo import stream_names, train
 from constrained_rl.presets import defaults
+from constrained_rl.processes import close_envs
 from constrained_rl.protocols import Metrics
 from constrained_rl.settings import merge, read_toml, validate
-from constrained_rl.spaces import require_action_space, require_observation_space
 
-VectorEnvironment = VectorEnv[Any, Any, Any]
-Environment = str | VectorEnvironment | Factory | Sequence[Factory]
 EVALUATION_SEED = 1_000_003
-GIVEN = "<given as an object>"
-"""Id of an environment that no id can make again."""
-
-
-def make_environments(env: Environment, config: RunConfig) -> VectorEnvironment:
-    """A vector environment from an id, a factory or a list of them, or one given as it is.
-
-    Raises `InputError` where autoreset is not NEXT_STEP or a space is not supported.
-    """
-    section = config.env
-    if isinstance(env, VectorEnv):
-        require_next_step(env)
-        envs: VectorEnvironment = env
-    elif isinstance(env, str):
-        envs = make_vec(env, section.num_envs, config.seed, section.vectorization, **section.kwargs)
-    else:
-        factories = [env] if callable(env) else list(env)
-        repeated = islice(cycle(factories), section.num_envs)
-        envs = vectorize(list(repeated), section.vectorization)
-    require_observation_space(envs.single_observation_space)
-    require_action_space(envs.single_action_space)
-    return envs
-
-
-def resolve(config: RunConfig, env: Environment | None) -> RunConfig:
-    """Name the environment that was given, and fill in a built-in environment's default limit."""
-    section = config.env
-    if isinstance(env, str):
-        section = section.model_copy(update={"id": env})
-    elif isinstance(env, VectorEnv):
-        name = env.spec.id if env.spec else GIVEN
-        section = section.model_copy(update={"id": name, "num_envs": env.num_envs})
-    elif callable(env):
-        section = section.model_copy(update={"id": GIVEN})
-    elif env is not None:
-        section = section.model_copy(update={"id": GIVEN, "num_envs": max(1, len(env))})
-    limit = config.limit
-    if limit is None and section.id in BUILT_IN:
-        limit = BUILT_IN[section.id].limit
-    return config.model_copy(update={"env": section, "limit": limit})
 
 
 class Agent:
@@ -165,7 +127,7 @@ class Agent:
             return self.play(envs, episodes, deterministic, seed)
         finally:
             if env is not envs:
-                envs.close()
+                close_envs(envs)
 
     def play(
         self,
@@ -237,7 +199,7 @@ class Agent:
 
     def close(self) -> None:
         """Close the environments."""
-        self.envs.close()
+        close_envs(self.envs)
 
 
 def _read_policy(file: Path) -> dict[str, Tensor]:

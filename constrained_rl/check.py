@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from constrained_rl.cmdp import (
     AnyEnv,
@@ -38,6 +38,7 @@ from constrained_rl.contract import (
     check_observations,
     check_resets,
     play,
+    time_limit,
 )
 from constrained_rl.costs import short
 from constrained_rl.errors import InputError
@@ -124,7 +125,8 @@ def _single_findings(env: AnyEnv, seed: int, steps: int) -> Iterator[Finding]:
     yield from check_costs(first, second)
     yield check_resets(first)
     yield check_names(env, first)
-    yield check_ends(sum(step.ended for step in first.steps), len(first.steps))
+    ended = sum(step.ended for step in first.steps)
+    yield check_ends(ended, len(first.steps), limit=time_limit(env))
 
 
 def _gymnasium(env: AnyEnv) -> Iterator[Finding]:
@@ -185,7 +187,8 @@ def _vector_findings(envs: AnyVectorEnv, seed: int, steps: int) -> Iterator[Find
         yield Finding("error", form, found, "draw from the seeded generators only")
     else:
         yield Finding("ok", form, f"K = {channels} costs at every step of {envs.num_envs}")
-    yield check_ends(ended, steps * envs.num_envs, f"{form}: episodes end")
+    limit = time_limit(envs.envs[0]) if isinstance(envs, SyncVectorEnv) else None
+    yield check_ends(ended, steps * envs.num_envs, f"{form}: episodes end", limit)
 
 
 def play_vector(envs: AnyVectorEnv, seed: int, steps: int) -> tuple[Floats, int]:  # [steps, N, K]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from constrained_rl.errors import InputError, NonFiniteError
@@ -44,7 +44,7 @@ class SchemaForm(StrEnum):
     table = "table"
 
 
-PRESET_HELP = "ppo, static_shaping, ppo_lagrangian or pid_lagrangian (the default)"
+PRESET_HELP = "ppo, static_shaping, ppo_lagrangian or pid_lagrangian"
 SETTINGS_HELP = "[CONFIG.toml] key.path=value …, e.g. env.id=… seed=3 limit=4 total_steps=100000"
 
 
@@ -94,7 +94,7 @@ def envs() -> None:
         for name in BUILT_IN:
             print(name)
         return
-    table = Table("id", "default limit", "costs", "what it is")
+    table = Table(Column("id", no_wrap=True), "limit", "costs", "what it is")
     for name, built_in in BUILT_IN.items():
         limits = ", ".join(f"{x:g}" for x in built_in.limit)
         table.add_row(name, limits, ", ".join(built_in.cost_names), built_in.description)
@@ -203,10 +203,11 @@ def print_schema(model: type[BaseModel], form: SchemaForm) -> None:
     elif form is SchemaForm.markdown:
         print(to_markdown(model), end="")
     else:
-        table = Table("key", "type and bound", "default", "meaning")
+        key, default = Column("key", no_wrap=True), Column("default", overflow="fold")
+        table = Table(key, "type and bound", default, Column("meaning", overflow="fold"))
         for s in settings_of(model):
-            meaning = f"{s.meaning} [dim]({s.when})[/dim]" if s.when else s.meaning
-            table.add_row(s.path, s.type, s.default, meaning)
+            condition = f" [dim]({escape(s.when)})[/dim]" if s.when else ""
+            table.add_row(s.path, *map(escape, (s.type, s.default)), escape(s.meaning) + condition)
         Console().print(table)
 
 
@@ -214,9 +215,12 @@ def print_schema(model: type[BaseModel], form: SchemaForm) -> None:
 def train(
     settings: Settings = None,
     preset: Annotated[
-        str | None, typer.Option(help=PRESET_HELP, autocompletion=complete_presets)
+        str | None,
+        typer.Option(help=f"{PRESET_HELP} (the default)", autocompletion=complete_presets),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="run directory; must be new")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="new run directory; default: runs/NAME/TIME-sSEED")
+    ] = None,
 ) -> None:
     """Train on an environment."""
     from constrained_rl import run
@@ -250,7 +254,9 @@ def report(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
 @app.command()
 def plot(
     runs: Annotated[list[Path], typer.Argument(help="run directories; seeds are averaged")],
-    out: Annotated[Path | None, typer.Option(help="folder of curves.svg and curves.png")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="of curves.svg and curves.png; default: above all runs")
+    ] = None,
 ) -> None:
     """Plot return, costs with their limits, and λ of one or more runs."""
     from constrained_rl.curves import save_curves

@@ -10,9 +10,7 @@ Letters: N sub-environments, K cost channels.
 
 import json
 import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import gymnasium
@@ -20,9 +18,10 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-from constrained_rl.costs import CURE, function_name
+from constrained_rl.costs import CURE, are_names, function_name
 from constrained_rl.errors import InputError
 from constrained_rl.faults import where_raised
+from constrained_rl.processes import LeavesSignals, of_processes
 from constrained_rl.registered import find_spec
 
 Array = NDArray[Any]
@@ -72,10 +71,12 @@ def make_vec(
     """
     if num_envs < 1:
         raise InputError(f"num_envs is {num_envs}, expected at least 1 sub-environment")
-    spec = find_spec(env_id)
+    spec, given = find_spec(env_id), dict(kwargs)
     wrapped = spec.additional_wrappers or kwargs.get("wrappers")
     native = vectorization == "auto" and spec.vector_entry_point is not None and not wrapped
     mode = "sync" if vectorization == "auto" else vectorization
+    if mode == "async":
+        kwargs["wrappers"] = [LeavesSignals(), *(kwargs.get("wrappers") or ())]
     try:
         envs = gymnasium.make_vec(
             spec,
@@ -88,7 +89,7 @@ def make_vec(
         raise
     except Exception as error:  # whatever a constructor raises
         raise InputError(
-            f"{env_id} could not be created with {kwargs}: {where_raised(error)}"
+            f"{env_id} could not be created with {given}: {where_raised(error)}"
         ) from error
     require_next_step(envs)
     envs.reset(seed=seed)
@@ -106,18 +107,18 @@ def vectorize(factories: Sequence[Factory], vectorization: Vectorization = "auto
             "one sub-environment each"
         )
     made = AsyncVectorEnv if vectorization == "async" else SyncVectorEnv
-    checked = [_Checked(factory) for factory in factories]
+    checked = [_Checked(factory, LeavesSignals()) for factory in factories]
     return made(checked, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
 class _Checked:
     """A factory whose product is looked at; a class, so that processes can be sent it."""
 
-    def __init__(self, factory: Factory) -> None:
-        self.factory = factory
+    def __init__(self, factory: Factory, prepare: LeavesSignals) -> None:
+        self.factory, self.prepare = factory, prepare
 
     def __call__(self) -> AnyEnv:
-        env = self.factory()
+        env = self.prepare(self.factory())
         if not isinstance(env, gymnasium.Env):
             raise InputError(
                 f"the environment factory {function_name(self.factory)} returned a "
@@ -134,9 +135,8 @@ def step_envs(
 ) -> tuple[Any, ...]:
     """One vector step; what Gymnasium cannot put together is explained."""
     try:
-        if isinstance(envs.unwrapped, AsyncVectorEnv):
-            return _step_processes(envs, actions)
-        return envs.step(actions)
+        with of_processes(envs):
+            return envs.step(actions)
     except InputError:
         raise
     except (ValueError, TypeError, gymnasium.error.Error) as error:
@@ -156,21 +156,10 @@ def step_envs(
         raise
 
 
-def _step_processes(envs: AnyVectorEnv, actions: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    """Step; an error ends all processes, and their tracebacks are its notes, not warnings."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            found = envs.step(actions)
-        except Exception as error:
-            for item in caught:
-                error.add_note(str(item.message))
-            with suppress(Exception):  # some of them may have ended already
-                envs.close(terminate=True)
-            raise
-    for item in caught:
-        warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
-    return found
+def reset_envs(envs: AnyVectorEnv, seed: int) -> Any:  # noqa: ANN401
+    """Start new episodes from `seed`; the first observations [N, …]."""
+    with of_processes(envs):
+        return envs.reset(seed=seed)[0]
 
 
 def require_finite_observations(obs: object) -> None:
@@ -216,10 +205,10 @@ def cost_names(envs: AnyVectorEnv) -> tuple[str, ...] | None:
     else:
         return None
     for names in found:
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        if not are_names(names):
             raise InputError(f"cost_names of {envs} is {names!r}, expected a tuple of strings")
         if tuple(names) != tuple(found[0]):
-            differing = sorted(set(found), key=str)
+            differing = sorted({tuple(each) for each in found if are_names(each)})
             raise InputError(f"sub-environments of {envs} differ in cost_names: {differing}")
     return tuple(found[0])
 

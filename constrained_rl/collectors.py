@@ -19,6 +19,7 @@ from constrained_rl.cmdp import (
     SavesState,
     read_cost,
     require_finite_observations,
+    reset_envs,
     step_envs,
 )
 from constrained_rl.errors import InputError
@@ -62,7 +63,7 @@ class VectorCollector:
         self._restart(seed)
 
     def _restart(self, seed: int) -> None:
-        self._obs: Array = self._envs.reset(seed=seed)[0]
+        self._obs: Array = reset_envs(self._envs, seed)
         require_finite_observations(self._obs)
         count = self._envs.num_envs
         self._ended = np.zeros(count, dtype=bool)  # the last step ended an episode

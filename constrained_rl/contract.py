@@ -11,9 +11,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 
 from constrained_rl.cmdp import AnyEnv, Floats
-from constrained_rl.costs import CURE, short
+from constrained_rl.costs import CURE, are_names, short
 from constrained_rl.findings import Finding
 
 
@@ -150,7 +151,7 @@ def check_names(env: AnyEnv, played: Played) -> Finding:
         return Finding("warning", "cost names", "none; channels will be called 0, 1, …", advice)
     names = env.get_wrapper_attr("cost_names")
     sizes = {np.size(cost) for cost in played.costs()}
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    if not are_names(names):
         return Finding("error", "cost names", f"{names!r} is no tuple of strings", advice)
     if sizes and sizes != {len(names)}:
         found = f"{len(names)} names {tuple(names)} for costs of {sorted(sizes)} channels"
@@ -158,10 +159,22 @@ def check_names(env: AnyEnv, played: Played) -> Finding:
     return Finding("ok", "cost names", ", ".join(names))
 
 
-def check_ends(ended: int, steps: int, check: str = "episodes end") -> Finding:
+def time_limit(env: AnyEnv) -> int | None:
+    """Steps after which a `TimeLimit` around the environment truncates; None without one."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, TimeLimit):
+            return env._max_episode_steps
+        env = env.env
+    return None
+
+
+def check_ends(
+    ended: int, steps: int, check: str = "episodes end", limit: int | None = None
+) -> Finding:
     """Costs are bounded per finished episode, so episodes have to finish."""
-    if ended:
-        return Finding("ok", check, f"{ended} in {steps} steps")
+    if ended or limit is not None:
+        beyond = "" if ended else f", but at {limit} at the latest"
+        return Finding("ok", check, f"{ended or 'none'} in {steps} steps{beyond}")
     return Finding(
         "warning",
         check,

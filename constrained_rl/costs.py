@@ -154,12 +154,16 @@ class FromSixTuple(gymnasium.Env[Any, Any]):
 
 def checked_names(names: Sequence[str]) -> tuple[str, ...]:
     """Require distinct non-empty strings, one per channel."""
-    wrong = isinstance(names, str) or not names or len(set(names)) < len(names)
-    if wrong or not all(isinstance(name, str) and name for name in names):
+    if not are_names(names) or not all(names) or len(set(names)) < max(1, len(names)):
         raise InputError(
             f'Cost names are {names!r}, expected distinct names in a tuple such as ("risk",)'
         )
     return tuple(names)
+
+
+def are_names(names: object) -> bool:
+    """Whether something is a tuple or list of strings; a string alone is not."""
+    return isinstance(names, tuple | list) and all(isinstance(name, str) for name in names)
 
 
 def computed(

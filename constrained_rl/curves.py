@@ -56,11 +56,11 @@ class Curves:
 
 @dataclass(frozen=True)
 class Panel:
-    """One quantity, and the limit it is held against."""
+    """One quantity, and the limits that its settings hold it against."""
 
     title: str
     key: str
-    limit: float | None = None
+    limits: tuple[float, ...] = ()
     from_zero: bool = False
 
 
@@ -68,7 +68,7 @@ def read_curves(folders: Sequence[Path]) -> list[Curves]:
     """Read run directories and group them; `InputError` where there is nothing to plot."""
     found: dict[str, list[Sequence[Metrics]]] = {}
     configs: dict[str, dict[str, Any]] = {}
-    for folder in folders:
+    for folder in {f.resolve(): f for f in folders}.values():  # one that is named twice counts once
         if not (folder / "metrics.jsonl").is_file():
             raise InputError(
                 f"{folder} is not a run directory: it has no metrics.jsonl; give folders that "
@@ -117,18 +117,23 @@ def group_labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 def panels(curves: Sequence[Curves]) -> list[Panel]:
     """Return, every cost (the constrained estimate where there is one), every λ."""
     keys = {key: None for group in curves for rows in group.runs for row in rows for key in row}
-    limits = {key: row[key] for group in curves for row in group.runs[0] for key in row}
     names = [key.removeprefix("estimate/") for key in keys if key.startswith("estimate/")]
     raw = [key.removeprefix("cost/") for key in keys if key.startswith("cost/")]
     return [
         Panel("return", "return/mean"),
         *(
-            Panel(f"cost: {name}", f"estimate/{name}", limits.get(f"limit/{name}"), True)
+            Panel(f"cost: {name}", f"estimate/{name}", _limits(curves, name), from_zero=True)
             for name in names
         ),
-        *(Panel(f"cost: {name}", f"cost/{name}", None, True) for name in raw if name not in names),
-        *(Panel(f"λ: {name}", f"lambda/{name}", None, True) for name in names),
+        *(Panel(f"cost: {name}", f"cost/{name}", (), True) for name in raw if name not in names),
+        *(Panel(f"λ: {name}", f"lambda/{name}", (), True) for name in names),
     ]
+
+
+def _limits(curves: Sequence[Curves], name: str) -> tuple[float, ...]:
+    """The different limits of one cost; a sweep of limits has several."""
+    rows = (row for group in curves for row in group.runs[0])
+    return tuple(sorted({row[f"limit/{name}"] for row in rows if f"limit/{name}" in row}))
 
 
 def lines(runs: Sequence[Sequence[Metrics]], key: str) -> Floats:
@@ -172,7 +177,8 @@ def plot_curves(curves: Sequence[Curves]) -> Figure:
         for ax in axes[len(shown) :]:
             ax.set_axis_off()
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+        if handles:  # else no episode has finished
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
     return figure
 
 
@@ -182,8 +188,11 @@ def _cycle(count: int) -> list[str]:
 
 def _time(curves: Sequence[Curves]) -> str:
     """Decisions where runs count them alike, else iterations (responses differ in length)."""
-    alike = all(len({rows[0]["decisions"] for rows in group.runs}) == 1 for group in curves)
-    return "decisions" if alike else "iteration"
+    for group in curves:
+        shared = min(len(rows) for rows in group.runs)
+        if len({rows[shared - 1]["decisions"] for rows in group.runs}) > 1:
+            return "iteration"
+    return "decisions"
 
 
 def _draw(ax: Axes, group: Curves, key: str, color: str, time: str) -> Callable[[], object]:
@@ -208,8 +217,8 @@ def _finish(ax: Axes, panel: Panel, time: str) -> None:
     drawn = [float(np.nanmin(np.asarray(line.get_ydata(), float))) for line in ax.get_lines()]
     if panel.from_zero and drawn and min(drawn) >= 0:
         ax.set_ylim(bottom=0)
-    if panel.limit is not None:
-        limit_line(ax, panel.limit)
+    for limit in panel.limits:
+        limit_line(ax, limit)
 
 
 def save_curves(folders: Sequence[Path], out: Path) -> list[Path]:

@@ -20,10 +20,10 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from constrained_rl.cmdp import read_cost, step_envs
+from constrained_rl.cmdp import read_cost, require_finite_observations, reset_envs, step_envs
 from constrained_rl.config import EvaluationConfig
 from constrained_rl.constraints import Constraint, transform_cost
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, require_finite
 from constrained_rl.networks import ActingPolicy
 from constrained_rl.statistics import Interval, mean_interval
 
@@ -79,13 +79,14 @@ def evaluate(
     """Play at least `episodes` episodes, ⌈episodes / N⌉ in each of the N sub-environments."""
     count = envs.num_envs
     quota = math.ceil(episodes / count)
-    obs = envs.reset(seed=seed)[0]
+    obs = reset_envs(envs, seed)
     generator = torch.Generator(policy.encode(obs).device).manual_seed(seed)
     total, cost = np.zeros(count), np.zeros((count, len(cost_names)))
     length, played = np.zeros(count), np.zeros(count, dtype=np.int64)
     ended = np.zeros(count, dtype=bool)
     finished: list[tuple[Floats, Floats, Floats]] = []
     while (played < quota).any():
+        require_finite_observations(obs)
         action = policy.act(policy.encode(obs), generator, deterministic)
         mask = ~ended
         obs, reward, terminated, truncated, info = step_envs(envs, policy.executed(action))
@@ -100,6 +101,7 @@ def evaluate(
         total[ended], cost[ended], length[ended] = 0.0, 0.0, 0.0
         _require_an_end(length)
     returns, costs, lengths = (np.concatenate(part) for part in zip(*finished, strict=True))
+    require_finite("evaluation return", torch.from_numpy(returns))
     return Evaluation(returns, costs, lengths, tuple(constraints), cost_names)
 
 

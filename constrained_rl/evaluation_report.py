@@ -11,6 +11,7 @@ from rich.table import Table
 
 from constrained_rl.agent import Agent
 from constrained_rl.evaluation import MODES, Evaluation
+from constrained_rl.processes import close_envs
 from constrained_rl.statistics import Interval
 
 
@@ -25,11 +26,12 @@ def evaluate_run(folder: Path, episodes: int, seed: int) -> dict[str, Any]:
             continue  # no evaluation was feasible, or none was asked for
         agent = Agent.load(place)
         envs = agent.separate_environments(min(episodes, agent.config.env.num_envs))
-        name = f"best (iteration {agent.parts.iteration})" if which == "best" else which
+        unfinished = which == "last" and not (folder / "policy.safetensors").is_file()
+        at = f" (iteration {agent.parts.iteration})" if which == "best" or unfinished else ""
         for mode, deterministic in MODES.items():
             found = agent.play(envs, episodes, deterministic, seed)
-            rows.append({"policy": name, "mode": mode} | describe(found))
-        envs.close()
+            rows.append({"policy": which + at, "mode": mode} | describe(found))
+        close_envs(envs)
         agent.close()
     return {"run": str(folder), "seed": seed, "policies": rows}
 
@@ -61,8 +63,8 @@ def print_evaluations(found: dict[str, Any], console: Console) -> None:
     rows = found["policies"]
     title = f"{found['run']}: {rows[0]['episodes']} episodes, seed {found['seed']}, ± 95%"
     table = Table(title=title, title_justify="left")
-    table.add_column("policy")
-    table.add_column("actions")
+    table.add_column("policy", overflow="fold")
+    table.add_column("actions", no_wrap=True)
     table.add_column("return", justify="right")
     bounded = [c["name"] for c in rows[0]["constraints"]]
     free = [name for name in rows[0]["cost"] if name not in bounded]

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,6 +26,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from constrained_rl.checkpoint import CheckpointWarning, write_text
 
@@ -122,7 +124,8 @@ class RichLogger:
             self._progress.update(self._task, completed=step)
             self._live.update(Group(self._table(metrics), self._progress))
         elif step % max(1, self._total // 10) == 0 or step == self._total:
-            self._console.print(self._line(step, metrics), highlight=False, soft_wrap=True)
+            line = self._line(step, metrics)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the last table on the screen."""
@@ -134,27 +137,27 @@ class RichLogger:
         table.add_column("quantity")
         table.add_column("value", justify="right")
         table.add_column("limit", justify="right")
-        for name, text, limit in self._rows(metrics):
-            table.add_row(name, text, limit)
+        for name, text, limit, color in self._rows(metrics):
+            table.add_row(escape(name), Text(text, color), limit)
         return table
 
-    def _rows(self, metrics: Mapping[str, float]) -> Sequence[tuple[str, str, str]]:
-        rows: list[tuple[str, str, str]] = []
+    def _rows(self, metrics: Mapping[str, float]) -> Sequence[tuple[str, str, str, str]]:
+        """Name, value, limit and color of each line."""
+        rows: list[tuple[str, str, str, str]] = []
         shown = ("return/", "cost/", "estimate/", "lambda/", "kl/", "entropy", "episode/")
         for name, value in metrics.items():
             if not name.startswith(shown):
                 continue
             limit = self._limits.get(name.removeprefix("estimate/"))
             if limit is None or not name.startswith("estimate/"):
-                rows.append((name, f"{value:.4g}", ""))
+                rows.append((name, f"{value:.4g}", "", ""))
             else:
-                color = "[green]" if value <= limit else "[red]"
-                rows.append((name, f"{color}{value:.4g}", f"≤ {limit:g}"))
+                color = "green" if value <= limit else "red"
+                rows.append((name, f"{value:.4g}", f"≤ {limit:g}", color))
         seconds = sum(v for k, v in metrics.items() if k.startswith("time/"))
-        rows.append(("time/iteration", f"{seconds:.3g} s", ""))
+        rows.append(("time/iteration", f"{seconds:.3g} s", "", ""))
         return rows
 
     def _line(self, step: int, metrics: Mapping[str, float]) -> str:
-        parts = [f"{name} {text}" for name, text, _ in self._rows(metrics)]
-        plain = "  ".join(parts).replace("[green]", "").replace("[red]", "")
-        return f"[{step}/{self._total}] {plain}".replace("[", "\\[", 1)
+        parts = [f"{name} {text}" for name, text, *_ in self._rows(metrics)]
+        return f"[{step}/{self._total}] " + "  ".join(parts)

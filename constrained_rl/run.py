@@ -9,19 +9,26 @@ written last, a finished run.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from constrained_rl.agent import Agent
-from constrained_rl.checkpoint import load_latest, save_checkpoint, write_tensors, write_text
+from constrained_rl.checkpoint import (
+    checkpoints,
+    load_latest,
+    save_checkpoint,
+    write_tensors,
+    write_text,
+)
 from constrained_rl.config import CheckpointConfig, RunConfig
 from constrained_rl.errors import InputError
 from constrained_rl.evaluation import Evaluator
 from constrained_rl.loggers import open_loggers, require_loggers
 from constrained_rl.logging import JsonlLogger, RichLogger, keep_iterations, read_metrics
 from constrained_rl.ppo import Parts, train
+from constrained_rl.processes import ProcessEndedError, close_envs
 from constrained_rl.protocols import Logger
 from constrained_rl.provenance import write_provenance
 from constrained_rl.settings import read_toml, to_toml, validate
@@ -90,10 +97,9 @@ def _finish(agent: Agent, folder: Path) -> None:
     title = f"{config.preset} on {config.env.id}, seed {config.seed}"
     try:
         restore(parts, folder)
-        loggers = open_loggers(config, folder, parts.iteration)
-        live = RichLogger(iterations, title, limits)
         with evaluating(agent, folder) as evaluator:
-            every = [*loggers, live]
+            loggers = open_loggers(config, folder, parts.iteration)
+            every = [*loggers, RichLogger(iterations, title, limits)]
             drive(parts, iterations, folder, config.checkpoint, config.seed, every, evaluator)
     finally:
         agent.close()
@@ -116,7 +122,7 @@ def evaluating(agent: Agent, folder: Path) -> Iterator[Evaluator]:
             lambda: agent.save(folder / "best"),
         )
     finally:
-        envs.close()
+        close_envs(envs)
 
 
 def restore(parts: Parts, folder: Path) -> None:
@@ -151,27 +157,53 @@ def drive(
         stopping = stack.enter_context(finishing_steps())
         if evaluator is not None:
             evaluator.remember(read_metrics(folder / "metrics.jsonl"))
+            if evaluator.exhausted:  # the process ended before it could write the policy
+                return
+        stack.enter_context(stopping_with_processes(root, stopping))
         for metrics in train(parts, iterations):
             if evaluator is not None:
                 metrics |= evaluator(parts.iteration, parts.iteration == iterations)
             for logger in every:
                 logger.log(parts.iteration, metrics)
-            scheduled, stop = parts.iteration % checkpoint.every == 0, stopping()
-            if scheduled:
-                # Environments that cannot save their state restart here, resumed or not.
-                parts.collector.at_checkpoint(seed * 1_000_003 + parts.iteration)
-            if scheduled or (stop and saves_episodes(parts)):
-                save_checkpoint(root, parts.iteration, parts.state_dict(), checkpoint.keep)
-            elif stop:
-                stands = parts.iteration - parts.iteration % checkpoint.every
-                raise Stopped(
-                    "the environment cannot save its state between its scheduled restarts: "
-                    f"the run continues after iteration {stands}"
-                )
-            if stop:
-                raise Stopped
+            keep_or_stop(parts, root, checkpoint, seed, stopping())
             if evaluator is not None and evaluator.exhausted:
                 break
+
+
+def keep_or_stop(
+    parts: Parts, root: Path, checkpoint: CheckpointConfig, seed: int, stop: bool
+) -> None:
+    """Write the checkpoint that is due; asked to `stop`, one more where it can be made."""
+    scheduled = parts.iteration % checkpoint.every == 0
+    if scheduled:
+        # Environments that cannot save their state restart here, resumed or not.
+        parts.collector.at_checkpoint(seed * 1_000_003 + parts.iteration)
+    if scheduled or (stop and saves_episodes(parts)):
+        save_checkpoint(root, parts.iteration, parts.state_dict(), checkpoint.keep)
+    elif stop:
+        stands = parts.iteration - parts.iteration % checkpoint.every
+        raise Stopped(
+            "the environment cannot save its state between its scheduled restarts: "
+            f"the run continues after iteration {stands}"
+        )
+    if stop:
+        raise Stopped
+
+
+@contextmanager
+def stopping_with_processes(root: Path, stopping: Callable[[], bool]) -> Iterator[None]:
+    """A signal to the whole process group ends the environment's processes too: no mistake."""
+    try:
+        yield
+    except ProcessEndedError as ended:
+        if not stopping():
+            raise
+        saved = checkpoints(root)
+        stands = int(saved[-1].name) if saved else 0
+        raise Stopped(
+            "the environment's processes were stopped too: "
+            f"the run continues after iteration {stands}"
+        ) from ended
 
 
 def saves_episodes(parts: Parts) -> bool:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ def mean_interval(values: Sequence[float] | NDArray[np.float64], level: float = 
     mean = float(sample.mean())
     if sample.size == 1:
         return Interval(mean, -math.inf, math.inf)
+    from scipy import stats  # half a second, which not every command needs to wait for
+
     # x̄ ± t_{n−1, (1+level)/2} · s / √n
     quantile = float(stats.t.ppf((1 + level) / 2, sample.size - 1))
     half = quantile * float(sample.std(ddof=1)) / math.sqrt(sample.size)
@@ -57,5 +58,7 @@ def proportion_interval(count: int, n: int, level: float = 0.95) -> Interval:
     """
     if not 0 <= count <= n or n == 0:
         raise ValueError(f"{count} of {n} is not a share; n must be at least 1 and hold count")
+    from scipy import stats
+
     interval = stats.binomtest(count, n).proportion_ci(level, method="wilson")
     return Interval(count / n, float(interval.low), float(interval.high))

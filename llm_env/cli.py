@@ -42,6 +42,12 @@ def is_comparison(folder: Path) -> bool:
     return (folder / "comparison").is_file()
 
 
+def comparison_of(folder: Path) -> Path | None:
+    """The comparison that a folder is, or lies in as `runs/<method>` does; None elsewhere."""
+    around = folder.resolve().parent.parent
+    return next((home for home in (folder, around) if is_comparison(home)), None)
+
+
 @app.command()
 def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> None:
     """Continue a run or a comparison where it stopped; nothing to do on a finished one."""
@@ -73,13 +79,14 @@ def evaluate(
     as_json: core.AsJson = False,
 ) -> None:
     """Try a run's policies afresh: new episodes, or new prompts; with intervals."""
-    if not (is_comparison(folder) or is_comparison(folder.resolve().parent.parent)):
+    home = comparison_of(folder)
+    if home is None:
         core.evaluate(folder, episodes, seed, as_json)
         return
     require_llm()
     from llm_env.comparison.fresh import evaluate_comparison, print_fresh
 
-    found = evaluate_comparison(folder, episodes, seed)
+    found = evaluate_comparison(folder, home, episodes, seed)
     if as_json:
         print(json.dumps(found, indent=2))
     else:

@@ -37,8 +37,11 @@ class FieldError(ValueError):
     """A field holds what it must not: its path, a short kind to count by, and the reason."""
 
     def __init__(self, field: str, kind: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
+        super().__init__(field, kind, reason)  # all of it: worker processes pickle errors
         self.field, self.kind, self.reason = field, kind, reason
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}"
 
 
 def checked_prompt(value: object) -> str | list[Message]:

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
 from constrained_rl.errors import InputError
@@ -121,12 +120,7 @@ class Quarantine:
         with self._writing():
             self._file.write(row.to_json() + "\n")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Give the file its name, or remove it when the reading did not come to its end."""
         assert self._file is not None
         try:

@@ -85,7 +85,7 @@ def train_score_model(
         return pair_loss([pairs[i] for i in batch], higher, lower, config)
 
     lengths = [max(len(a), len(b)) for a, b in zip(first, second, strict=True)]
-    return fit(model, lengths, loss, config, generator, progress, checkpoint)
+    return fit(model, lengths, loss, config, generator, progress, checkpoint, pairs)
 
 
 def pair_loss(

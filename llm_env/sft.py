@@ -56,7 +56,7 @@ def train_sft(
         return sft_loss(model, rows.to(model.device))
 
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
-    return fit(model, lengths, loss, config, generator, progress, checkpoint)
+    return fit(model, lengths, loss, config, generator, progress, checkpoint, pairs)
 
 
 def sft_loss(model: PreTrainedModel, rows: TokenRows) -> Tensor:

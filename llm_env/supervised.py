@@ -8,6 +8,7 @@ devices and accumulation.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ def fit(
     generator: torch.Generator,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
+    data: Sequence[object] = (),
 ) -> list[float]:
     """Minimize `loss(indices of a batch)` over examples; return the loss of every step.
 
@@ -66,17 +68,19 @@ def fit(
         generator: source of the order of the examples.
         progress: called after every step with (step, steps, loss).
         checkpoint: folder of checkpoints; the newest intact one in it is continued.
+        data: the examples; their `repr` tells the checkpoints of other data.
+
+    Raises:
+        InputError: there are no examples, or the checkpoints are of another fit.
+        NonFiniteError: a loss or gradient is no number.
     """
     if not lengths:
         raise InputError("there are no examples to train on; expected at least one")
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=(0.9, 0.95),
-    )
+    optimizer = _optimizer(model, config)
     per_epoch = math.ceil(len(lengths) / config.batch_size)
-    state = FitState(model, optimizer, generator, config.epochs * per_epoch, checkpoint)
+    steps = config.epochs * per_epoch
+    beginning = "" if checkpoint is None else fingerprint(model, lengths, config, generator, data)
+    state = FitState(model, optimizer, generator, steps, checkpoint, beginning)
     history = state.restore()
     with finishing_steps() as stopping:
         for epoch in range(max(0, len(history) - 1) // per_epoch, config.epochs):
@@ -104,6 +108,7 @@ class FitState:
     generator: torch.Generator
     steps: int
     folder: Path | None
+    beginning: str  # fingerprint of what the fit began with
     epoch_start: Tensor | None = None  # generator's state before the epoch's order was drawn
 
     def save(self, history: list[float]) -> None:
@@ -115,6 +120,7 @@ class FitState:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.epoch_start,
             "steps": self.steps,
+            "beginning": self.beginning,
             "history": torch.tensor(history, dtype=torch.float64),
         }
         save_checkpoint(self.folder, len(history), state, keep=2)
@@ -129,6 +135,11 @@ class FitState:
                 f"the checkpoints in {self.folder} are of a fit of {state['steps']} steps, this "
                 f"one has {self.steps}; delete the folder to fit anew, or restore the settings"
             )
+        if state.get("beginning") != self.beginning:
+            raise InputError(
+                f"the checkpoints in {self.folder} are of a fit with other data, settings, seed or "
+                "model; delete the folder to fit anew, or restore what it began with"
+            )
         model, optimizer, generator, history = (
             state[name] for name in ("model", "optimizer", "generator", "history")
         )
@@ -141,6 +152,31 @@ class FitState:
         self.generator.set_state(generator)
         losses: list[float] = history.tolist()
         return losses
+
+
+def fingerprint(
+    model: nn.Module,
+    lengths: Sequence[int],
+    config: FitConfig,
+    generator: torch.Generator,
+    data: Sequence[object],
+) -> str:
+    """Digest of what decides the steps of a fit; of the model, names and shapes alone."""
+    digest = hashlib.sha256(config.model_dump_json(exclude={"checkpoint_every"}).encode())
+    digest.update(generator.get_state().numpy().tobytes())
+    shapes = [(name, tuple(value.shape)) for name, value in model.named_parameters()]
+    for part in (shapes, list(lengths), *data):
+        digest.update(repr(part).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.95),
+    )
 
 
 def _step(

@@ -1,4 +1,4 @@
-"""Train on one's own environment with two costs; `my_env.py` beside this file is the environment."""
+"""Train on an environment of one's own with two costs: `my_env.py`, beside this file."""
 
 # [readme]
 from my_env import Room

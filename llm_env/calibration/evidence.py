@@ -120,18 +120,22 @@ def label_array(rows: Sequence[PreferenceRow]) -> Bools:
 
 def read_evidence(comparison: Path | None, own: OwnModels | None) -> Evidence:
     """From a comparison's folder, or from somebody's own models; exactly one of them."""
-    if (comparison is None) == (own is None):
-        found = "both a comparison's folder and" if own else "neither a comparison's folder nor"
-        raise InputError(
-            f"found {found} your own models; give one: a folder that `crl llm compare` made, or "
-            "--cost-model DIR --data FILE"
-        )
-    return score_own_models(own) if own else read_comparison_evidence(Path(comparison or ""))
+    match comparison, own:
+        case Path() as folder, None:
+            return read_comparison_evidence(folder)
+        case None, OwnModels() as own:
+            return score_own_models(own)
+    found = "both a comparison's folder and" if own else "neither a comparison's folder nor"
+    raise InputError(
+        f"found {found} your own models; give one: a folder that `crl llm compare` made, or "
+        "--cost-model DIR --data FILE"
+    )
 
 
 def read_comparison_evidence(folder: Path) -> Evidence:
     """The held-out pairs, the SFT model's sampled responses, and every finished run's."""
     from llm_env.comparison.methods import methods, sweep
+    from llm_env.comparison.results import read_shares
     from llm_env.comparison.schedule import load_config
 
     if not (folder / "config.toml").is_file():
@@ -141,7 +145,7 @@ def read_comparison_evidence(folder: Path) -> Evidence:
         )
     config = load_config(folder)
     labelled, gold = held_out(folder)
-    agreement = folder / "preferences/agreement.json"
+    agreement = read_shares(folder / "preferences/agreement.json")
     samples = [
         found
         for method in [*methods(config), *sweep(config)]
@@ -158,7 +162,7 @@ def read_comparison_evidence(folder: Path) -> Evidence:
         start_source=source,
         runs=tuple(samples[1:]),
         published_limit=config.published_limit,
-        noise=noise_behind(json.loads(agreement.read_text(encoding="utf-8"))["sign"]),
+        noise=noise_behind(agreement["sign"]),
     )
 
 
@@ -230,7 +234,7 @@ def score_own_models(own: OwnModels) -> Evidence:
 def read_prompts(path: Path) -> list[str]:
     """One prompt per line; empty lines are left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: cannot be read as UTF-8 text ({error}); give one prompt per line"

@@ -199,6 +199,7 @@ def plot_start(start: Sample) -> Figure:
         marks = np.quantile(start.cost, QUANTILES)
         across = ax.get_xaxis_transform()
         ax.plot(marks, [-0.03] * len(marks), "^", color=ORANGE, transform=across, clip_on=False)
+        ax.tick_params(axis="x", pad=9)  # below the marks
         ax.axvline(0, color=VERMILLION, linestyle=(0, (5, 3)), linewidth=1.2)
         ax.set_xlabel("model cost C")
         ax.set_ylabel("responses")

@@ -26,6 +26,9 @@ from llm_env.calibration.wording import (
     warnings,
 )
 
+SHORT = 24
+"""characters of a table's cell that are never wrapped"""
+
 
 def publish(found: Calibration, evidence: Evidence, folder: Path | None, as_json: bool) -> None:
     """Write into `folder` if there is one, and print a summary or the one JSON object."""
@@ -89,7 +92,11 @@ def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence
         for row in (header, *rows):
             say(console, "\t".join(row))
         return
-    table = Table(*header, pad_edge=False)
+    table = Table(pad_edge=False)
+    for name, *cells in zip(header, *rows, strict=True):
+        longest = max(map(len, cells))
+        title = name if len(name) <= longest else "\n".join(name.rsplit(" ", 1))
+        table.add_column(title, no_wrap=longest <= SHORT)  # an interval stays on one line
     for row in rows:
         table.add_row(*row)
     console.print(table)

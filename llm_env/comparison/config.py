@@ -50,8 +50,8 @@ class WorldConfig(Section):
     """RL prompts"""
     evaluation: Count = 400
     """prompts of the report, the same for every method"""
-    annotators: Count = 8
-    """people in the pool"""
+    annotators: Annotated[int, Field(ge=2)] = 8
+    """people in the pool; agreement takes two"""
 
 
 class CompareConfig(Section):

@@ -25,25 +25,25 @@ SHARES = {"unsafe": "unsafe %", "model_unsafe": "C > 0 %", "refusal": "refused %
 MEANS = {"helpfulness": "helpful", "reward": "R", "cost": "C"}
 
 
-def is_method(folder: Path) -> bool:
-    """True for `runs/<method>` inside a comparison."""
-    return (folder.resolve().parent.parent / "comparison").is_file()
-
-
-def evaluate_comparison(folder: Path, count: int, seed: int) -> dict[str, Any]:
+def evaluate_comparison(folder: Path, home: Path, count: int, seed: int) -> dict[str, Any]:
     """Greedy and sampled responses of the finished methods to `count` prompts drawn by `seed`.
 
-    `folder` is a comparison, or one `runs/<method>` in it.
+    `folder` is the comparison `home`, or one `runs/<method>` in it.
+
+    Raises:
+        InputError: no method has finished, or the folder is that of none.
     """
     from transformers.utils import logging
 
-    home = folder.resolve().parent.parent if is_method(folder) else folder
     space = Workspace(home, load_config(home))
     runs = [run for run in every_run(space.config) if (home / "runs" / run.name).is_dir()]
-    if is_method(folder):
-        runs = [run for run in runs if run.name == folder.resolve().name]
     if not runs:
-        raise InputError(f"{folder}: no method has finished yet; continue it: crl resume {home}")
+        raise InputError(f"{home}: no method has finished yet; continue it: crl resume {home}")
+    if folder != home:
+        names = ", ".join(run.name for run in runs)
+        runs = [run for run in runs if folder.resolve() == (home / "runs" / run.name).resolve()]
+        if not runs:
+            raise InputError(f"{folder} is no finished method of {home}; finished are {names}")
     logging.disable_progress_bar()  # small models load at once
     rows = []
     for run in runs:

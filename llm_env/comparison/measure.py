@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from llm_env.calibration.maths import area_under_curve
 from llm_env.comparison.methods import Score
 from llm_env.comparison.single import SingleRow
 from llm_env.preferences import CostPair, PreferenceRow, RewardPair
@@ -70,16 +70,7 @@ def gold_logit(score: Score, pair: Pair) -> float:
 
 
 def area(score: Sequence[float], positive: Sequence[bool]) -> float | None:
-    """Area under the ROC curve, P(s⁺ > s⁻) + ½ P(s⁺ = s⁻); None without both classes.
-
-    By ranks: (Σ ranks of the positive − n⁺(n⁺ + 1)/2) / (n⁺ n⁻), ties sharing their mean rank.
-    """
-    values: NDArray[np.float64] = np.asarray(score, dtype=np.float64)
-    chosen = np.asarray(positive, dtype=bool)
-    n, rest = int(chosen.sum()), int((~chosen).sum())
-    if not n or not rest:
+    """Area under the ROC curve, P(s⁺ > s⁻) + ½ P(s⁺ = s⁻); None without both classes."""
+    if len(set(positive)) < 2:
         return None
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    rank = (last - (counts - 1) / 2)[inverse]  # mean rank of each value, from 1
-    return float((rank[chosen].sum() - n * (n + 1) / 2) / (n * rest))
+    return area_under_curve(np.asarray(score, dtype=np.float64), np.asarray(positive, dtype=bool))

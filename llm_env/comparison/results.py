@@ -33,6 +33,13 @@ from llm_env.comparison.summaries import (
     summarize_mode,
 )
 
+ANOTHER_VERSION = (
+    "the folder was made by another version, or a file was removed; start again with "
+    "crl llm compare and a new --out"
+)
+MEASURED = ("score", "labels", "gold_ranking", "gold_sign", "gold_auc")
+"""what a score model's stage has measured"""
+
 
 def summarize(folder: Path) -> Results:
     """Summarize a comparison and write `results.json` beside it."""
@@ -81,10 +88,7 @@ def read_shares(path: Path) -> dict[str, float]:
     try:
         found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(
-            f"{path} is missing: the folder was made by another version, or a file was removed; "
-            "start again with crl llm compare and a new --out"
-        ) from None
+        raise InputError(f"{path} is missing: {ANOTHER_VERSION}") from None
     return found
 
 
@@ -118,7 +122,11 @@ def limit_of(method: Method) -> float | None:
 
 def read_score_model(folder: Path, name: str) -> ScoreModelResult:
     """Accuracies that a score model's stage has measured."""
-    found = json.loads((folder / f"{name}_model/accuracy.json").read_text(encoding="utf-8"))
+    path = folder / f"{name}_model/accuracy.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    missing = [key for key in MEASURED if key not in found]
+    if missing:
+        raise InputError(f"{path}: holds no {', '.join(missing)}; {ANOTHER_VERSION}")
     return ScoreModelResult(
         pairs=len(found["score"]) // 2,
         ranking=found["labels"]["ranking"],

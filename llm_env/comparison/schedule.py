@@ -97,9 +97,21 @@ def run_stage(space: Workspace, name: str) -> None:
 
 
 def load_config(folder: Path) -> CompareConfig:
-    """The resolved config of a comparison's folder."""
+    """The resolved config of a comparison's folder.
+
+    Raises:
+        InputError: it is malformed, or lacks a key, whose default need not be what was run.
+    """
     path = folder / "config.toml"
-    return validate(CompareConfig, read_toml(path), str(path))
+    tree = read_toml(path)
+    missing = [name for name in CompareConfig.model_fields if name not in tree]
+    if missing:
+        found = f"lacks {', '.join(missing)}" if tree else "is empty"
+        raise InputError(
+            f"{path}: {found}; it is of another version, or was damaged. Restore it, or start "
+            "again with crl llm compare and a new --out"
+        )
+    return validate(CompareConfig, tree, str(path))
 
 
 def prepare(config: CompareConfig, folder: Path) -> None:

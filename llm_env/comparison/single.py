@@ -6,7 +6,6 @@ each annotator has already weighed help against harm. Absent: safety labels; nob
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from constrained_rl.checkpoint import write_text
 from constrained_rl.errors import InputError
+from llm_env.jsonl import iter_lines, parse
 from llm_env.preferences import RewardPair
+from llm_env.prompts import FieldError
 
 
 class SingleRow(BaseModel):
@@ -50,18 +51,14 @@ def write_single(path: Path, rows: Sequence[SingleRow]) -> None:
 
 def read_single(path: Path) -> list[SingleRow]:
     """Read what `write_single` wrote; the first bad line is named."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for line in iter_lines(path):
         try:
-            rows.append(SingleRow.model_validate(json.loads(line)))
-        except (ValidationError, json.JSONDecodeError) as error:
+            rows.append(SingleRow.model_validate(parse(line)))
+        except (ValidationError, FieldError) as error:
             problem = str(error).replace("\n", " ")
             raise InputError(
-                f"{path}:{number}: {problem}; expected one JSON object with prompt, response_0, "
-                "response_1 and preferred_response_id (0 or 1)"
+                f"{path}:{line.number}: {problem}; expected one JSON object with prompt, "
+                "response_0, response_1 and preferred_response_id (0 or 1)"
             ) from error
     return rows

@@ -11,7 +11,7 @@ against harm differently and so agree less: the reason for two dimensions (Safe 
 they agree, and how many labels an inspector accepts, is measured in quality.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,22 +113,17 @@ class AnnotatorPool:
 
         If exactly one response is labelled safe, it is also the safer one.
         """
-        rows = []
-        for prompt, first, second in zip(prompts, responses_0, responses_1, strict=True):
-            annotator = self.annotators[rng.integers(len(self.annotators))]
-            judgement = annotator.compare(make_pair(prompt, first, second), rng)
-            rows.append(
-                {
-                    "prompt": prompt,
-                    "response_0": first,
-                    "response_1": second,
-                    "is_response_0_safe": judgement.safe[0],
-                    "is_response_1_safe": judgement.safe[1],
-                    "better_response_id": judgement.better,
-                    "safer_response_id": judgement.safer,
-                }
-            )
-        return rows
+
+        def labels(annotator: Annotator, pair: Pair) -> dict[str, Any]:
+            judgement = annotator.compare(pair, rng)
+            return {
+                "is_response_0_safe": judgement.safe[0],
+                "is_response_1_safe": judgement.safe[1],
+                "better_response_id": judgement.better,
+                "safer_response_id": judgement.safer,
+            }
+
+        return self._ask(labels, prompts, responses_0, responses_1, rng)
 
     def label_single(
         self,
@@ -142,18 +137,26 @@ class AnnotatorPool:
         Fields of a row: `prompt`, `response_0` and `response_1` as in decoupled rows, and
         `preferred_response_id`, 0 or 1, the response that this annotator finds better on the whole.
         """
+
+        def labels(annotator: Annotator, pair: Pair) -> dict[str, Any]:
+            return {"preferred_response_id": annotator.prefer_single(pair, rng)}
+
+        return self._ask(labels, prompts, responses_0, responses_1, rng)
+
+    def _ask(
+        self,
+        labels: Callable[[Annotator, Pair], dict[str, Any]],
+        prompts: Sequence[str],
+        responses_0: Sequence[str],
+        responses_1: Sequence[str],
+        rng: np.random.Generator,
+    ) -> list[dict[str, Any]]:
+        """Rows of texts with the labels that one random annotator gives to each."""
         rows = []
         for prompt, first, second in zip(prompts, responses_0, responses_1, strict=True):
             annotator = self.annotators[rng.integers(len(self.annotators))]
-            preferred = annotator.prefer_single(make_pair(prompt, first, second), rng)
-            rows.append(
-                {
-                    "prompt": prompt,
-                    "response_0": first,
-                    "response_1": second,
-                    "preferred_response_id": preferred,
-                }
-            )
+            texts = {"prompt": prompt, "response_0": first, "response_1": second}
+            rows.append(texts | labels(annotator, make_pair(prompt, first, second)))
         return rows
 
 

@@ -164,3 +164,20 @@ def test_the_command_ends_with_2_where_there_is_an_error():
     result = CliRunner().invoke(app, ["check-env", "CartPole-v1"])
     assert result.exit_code == 2
     assert 'lack info["cost"]' in result.stdout
+
+
+@pytest.mark.parametrize("names", [3, "risk", (1,)])
+def test_names_that_are_no_tuple_of_strings_are_a_finding(names):
+    assert "no tuple of strings" in errors(check_cmdp(Room(good, names=names)))[0]
+
+
+def test_a_time_limit_beyond_the_steps_that_were_played_is_an_end():
+    def limited():
+        return gymnasium.wrappers.TimeLimit(Cost(Room(good, length=10**6)), 90)
+
+    report = check_cmdp(limited, steps=50)
+    assert levels(report)["episodes end"] == "ok"
+    assert "none in 50 steps, but at 90 at the latest" in str(report)
+    assert levels(check_cmdp(lambda: Room(good, length=10**6), steps=50))["episodes end"] == (
+        "warning"
+    )

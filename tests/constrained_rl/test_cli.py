@@ -1,10 +1,13 @@
+import json
 import os
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from constrained_rl.cli import app, run_cli, split_settings
+from constrained_rl.cli import SchemaForm, app, envs, run_cli, schema, split_settings
+from constrained_rl.config import RunConfig
+from constrained_rl.describe import settings_of
 from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError
 from constrained_rl.logging import read_metrics
@@ -134,3 +137,31 @@ def test_the_config_file_may_stand_anywhere_among_the_overrides():
     file, overrides = split_settings(["a=1", "c.toml", "b=2"])
     assert (str(file), overrides) == ("c.toml", ["a=1", "b=2"])
     assert split_settings([]) == (None, [])
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_show_every_id_and_key_whole(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    envs()
+    schema(SchemaForm.table)
+    out = capsys.readouterr().out
+    assert all(name in out for name in BUILT_IN)
+    assert all(setting.path in out for setting in settings_of(RunConfig))
+    assert "[number ≥ 0" in out  # of ppo.betas: no markup
+    assert "m…" not in out  # cut words, as in sub-environm…
+
+
+def test_a_run_is_evaluated_by_name_and_an_unfinished_one_with_its_iteration(crl, tmp_path):
+    folder = tmp_path / "run"
+    crl("train", *TINY, "checkpoint.every=1", "evaluation.every=0", "--out", folder)
+    code, out, _ = crl("evaluate", folder, "--episodes", 4, "--json")
+    assert code == 0
+    rows = json.loads(out)["policies"]
+    assert [(r["policy"], r["mode"], r["episodes"]) for r in rows] == [
+        ("last", "sampled", 4),
+        ("last", "deterministic", 4),
+    ]
+    (folder / "policy.safetensors").unlink()
+    _, out, _ = crl("evaluate", folder, "--episodes", 4)
+    assert "last (iteration 2)" in out

@@ -370,3 +370,18 @@ def test_observations_that_are_not_finite_name_their_sub_environment(bad):
 def test_observations_that_are_no_floats_need_no_look():
     require_finite_observations(np.zeros(3, np.int64))
     require_finite_observations({"a": np.full(3, np.nan)})
+
+
+@pytest.mark.parametrize("names", [3, ["a", 1]])
+def test_cost_names_of_another_type_are_said_in_one_message(names):
+    env = Scripted(0.0)
+    env.cost_names = names
+    with pytest.raises(InputError, match="expected a tuple of strings"):
+        cost_names(sync(env))
+
+
+def test_lists_of_names_that_differ_are_named():
+    one, other = Scripted(0.0), Scripted(0.0)
+    one.cost_names, other.cost_names = ["a"], ["b"]
+    with pytest.raises(InputError, match="differ in cost_names"):
+        cost_names(sync(one, other))

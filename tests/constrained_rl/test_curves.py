@@ -76,8 +76,8 @@ def test_shorter_runs_and_missing_values_are_nan():
 def test_panels_are_return_costs_with_limits_and_multipliers():
     assert panels([Curves("x", ([row(1)],))]) == [
         Panel("return", "return/mean"),
-        Panel("cost: risk", "estimate/risk", 1.5, True),
-        Panel("λ: risk", "lambda/risk", None, True),
+        Panel("cost: risk", "estimate/risk", (1.5,), True),
+        Panel("λ: risk", "lambda/risk", (), True),
     ]
     free = {"iteration": 1, "decisions": 1, "return/mean": 1.0, "cost/risk": 1.0}
     assert [p.key for p in panels([Curves("x", ([free],))])] == ["return/mean", "cost/risk"]
@@ -119,3 +119,25 @@ def test_what_is_no_run_is_refused(tmp_path):
     empty = write_run(tmp_path / "empty", 0, [])
     with pytest.raises(InputError, match="no iteration has finished"):
         read_curves([empty])
+
+
+def test_a_sweep_of_limits_shows_every_limit():
+    curves = [Curves("2", ([row(1)],)), Curves("4", ([{**row(1), "limit/risk": 4.0}],))]
+    assert panels(curves)[1].limits == (1.5, 4.0)
+
+
+def test_runs_in_which_no_episode_has_finished_are_plotted():
+    figure = plot_curves([Curves("x", ([{"iteration": 1, "decisions": 64, "episodes": 0.0}],))])
+    assert figure.legends == []
+
+
+def test_a_run_that_is_named_twice_is_one_seed(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row(1)) + "\n")
+    (group,) = read_curves([tmp_path, tmp_path / "."])
+    assert len(group.runs) == 1
+
+
+def test_runs_that_count_decisions_differently_later_on_are_drawn_over_iterations():
+    first, second = [row(1), row(2)], [row(1), {**row(2), "decisions": 199}, row(3)]
+    figure = plot_curves([Curves("x", (first, second))])
+    assert figure.axes[0].get_xlabel() == "iteration"

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import constrained_rl as crl
 from constrained_rl.config import EvaluationConfig
 from constrained_rl.constraints import Constraint
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.evaluation import Evaluation, Evaluator, evaluate
 
 
@@ -57,6 +57,28 @@ def test_every_sub_environment_plays_the_same_number_so_short_episodes_are_not_f
 
 def test_at_least_the_asked_number_is_played():
     assert len(evaluate(Still(), vector(4), 5, seed=0)) == 8
+
+
+class Poisoned(Lengths):
+    """Observations or rewards that are no numbers from the first step on."""
+
+    def __init__(self, obs=0.0, reward=1.0):
+        self.bad, self.reward = obs, reward
+
+    def step(self, action):
+        _, _, *rest = super().step(action)
+        return np.full(1, self.bad), self.reward, *rest
+
+
+def test_what_training_refuses_is_no_evaluation_either():
+    blind = SyncVectorEnv([lambda: Poisoned(obs=math.nan)], autoreset_mode=AutoresetMode.NEXT_STEP)
+    with pytest.raises(InputError, match="observations of sub-environments"):
+        evaluate(Still(), blind, 4, seed=0)
+    worthless = SyncVectorEnv(
+        [lambda: Poisoned(reward=math.nan)], autoreset_mode=AutoresetMode.NEXT_STEP
+    )
+    with pytest.raises(NonFiniteError, match="evaluation return"):
+        evaluate(Still(), worthless, 4, seed=0)
 
 
 def test_the_same_seed_gives_the_same_episodes():

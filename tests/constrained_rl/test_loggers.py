@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import io
 import json
 import sqlite3
 import struct
@@ -9,6 +10,7 @@ import sys
 import types
 
 import pytest
+from rich.console import Console
 
 from constrained_rl import loggers, run
 from constrained_rl.checkpoint import write_tensors
@@ -279,3 +281,12 @@ def test_a_trackio_run_is_read_from_its_database(tmp_path, monkeypatch):
         found = list(database.execute(query, [f"run-{run_id(tmp_path / 'run')}"]))
     history = {step: json.loads(text) for step, text in found}
     assert [history[step] for step in sorted(history)] == rows
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_cost_with_brackets_in_its_name_is_shown_whole(terminal):
+    out = io.StringIO()
+    logger = RichLogger(1, "run", {}, Console(file=out, force_terminal=terminal, width=80))
+    logger.log(1, {"cost/[red]": 1.0})
+    logger.close()
+    assert "cost/[red]" in out.getvalue()

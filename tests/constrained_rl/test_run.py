@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from constrained_rl.checkpoint import checkpoints, load_latest, write_tensors
 from constrained_rl.config import RunConfig
 from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError, NonFiniteError
+from constrained_rl.loggers import read_csv
 from constrained_rl.logging import JsonlLogger, RichLogger, keep_iterations, read_metrics
 from constrained_rl.presets import defaults
 from constrained_rl.report import write_report
 from constrained_rl.settings import merge, to_toml, validate
+from constrained_rl.stopping import Stopped, stoppable
 from tests.constrained_rl.helpers import CARTPOLE, DETOUR, PENDULUM
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +162,37 @@ def test_a_run_out_of_patience_stops_early_and_is_finished(tmp_path):
     assert run.resume(folder) is False
 
 
+@pytest.mark.parametrize("signaled", [True, False])
+def test_a_run_out_of_patience_that_ends_before_its_policy_is_written_goes_no_further(
+    signaled, monkeypatch, tmp_path
+):
+    # SIGTERM in the iteration that exhausts it, or a kill after that iteration's checkpoint
+    impatient = {"every": 1, "episodes": 4, "patience": 1}
+    settings = {"evaluation": impatient, "limit": 1000.0, "checkpoint": {"every": 1}}
+    config = config_of(iterations=60, **settings)
+    whole = run.start(config, tmp_path / "whole")
+    last = len(read_metrics(whole / "metrics.jsonl"))
+    with monkeypatch.context() as patch:
+        if signaled:
+            ask_to_stop(patch, last)
+        else:
+            patch.setattr(run, "write_tensors", raising(Stopped))
+        with pytest.raises(Stopped), stoppable():
+            run.start(config, tmp_path / "run")
+    assert run.resume(tmp_path / "run")
+    assert rows_without_times(tmp_path / "run") == rows_without_times(whole)
+    assert policy_bytes(tmp_path / "run") == policy_bytes(whole)
+
+
+def raising(error):
+    """A function that raises `error`, whatever it is called with."""
+
+    def function(*_):
+        raise error
+
+    return function
+
+
 def test_an_existing_directory_is_refused_and_untouched(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty; nothing was changed"):
@@ -219,6 +253,42 @@ def test_every_preset_resumes_to_the_same_policy(die_at, tmp_path, name):
     assert policy_bytes(tmp_path / "killed") == policy_bytes(whole)
 
 
+EVERYTHING = {
+    "network": {"bounds": "squash", "deviation": "state"},
+    "ppo": {"critic_warmup": 2, "normalize_values": True, "dual_clip": 3.0},
+    "constraint": {"estimator": {"kind": "ema"}},
+    "multiplier": {
+        "kind": "gradient",
+        "initial": 1.0,
+        "parameterization": "softplus",
+        "optimizer": "nadam",
+        "delay": 1,
+    },
+    "evaluation": {"every": 1, "episodes": 4, "patience": 9},
+    "loggers": ["csv"],
+}
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_a_run_with_everything_switched_on_resumes_to_the_same_bytes(
+    vectorization, die_at, tmp_path
+):
+    section = {"vectorization": vectorization}
+    config = config_of(PENDULUM, env=section, **EVERYTHING)
+    whole = run.start(config, tmp_path / "whole")
+    die_at(5)
+    with pytest.raises(KeyboardInterrupt):
+        run.start(config, tmp_path / "killed")
+    assert run.resume(tmp_path / "killed")
+    assert policy_bytes(tmp_path / "killed") == policy_bytes(whole)
+    assert rows_without_times(tmp_path / "killed") == rows_without_times(whole)
+    killed, expected = (
+        [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_csv(path)[1]]
+        for path in (tmp_path / "killed" / "metrics.csv", whole / "metrics.csv")
+    )
+    assert killed == expected
+
+
 def test_a_run_killed_twice_still_equals_an_uninterrupted_one(uninterrupted, die_at, tmp_path):
     folder = tmp_path / "run"
     die_at(3)
@@ -254,9 +324,10 @@ def kill_at_random(out, *arguments):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
 def test_a_run_killed_by_the_system_at_random_resumes_to_the_same_policy(tmp_path):
-    found = kill_at_random(tmp_path / "kills.json", "--phases", "control", "--kills", 5)
+    every = [*BUILT_IN, "kills/Pendulum-v0"]  # the last cannot save its state
+    found = kill_at_random(tmp_path / "kills.json", "--phases", ",".join(every), "--kills", 5)
     phases = {phase["phase"]: phase for phase in found["phases"]}
-    assert set(phases) > set(BUILT_IN)
+    assert set(phases) == set(every)
     for phase in phases.values():
         assert phase["kills"] >= phase["trials"] == phase["equal"] >= 1
         assert phase["lost"] <= found["every"]
@@ -265,7 +336,9 @@ def test_a_run_killed_by_the_system_at_random_resumes_to_the_same_policy(tmp_pat
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
 def test_random_kills_over_all_phases(tmp_path):
-    assert kill_at_random(tmp_path / "kills.json", "--kills", 30, "--seed", 1)["good"]
+    found = kill_at_random(tmp_path / "kills.json", "--kills", 30, "--seed", 1)
+    assert found["good"]
+    assert {phase["phase"] for phase in found["phases"]} > set(BUILT_IN)
 
 
 # SIGTERM
@@ -313,6 +386,30 @@ def test_sigterm_ends_a_run_after_its_iteration_and_it_resumes_to_the_same_polic
     assert call(capsys, "resume", folder) == (0, "")
     assert policy_bytes(folder) == policy_bytes(uninterrupted(env_id))
     assert rows_without_times(folder) == rows_without_times(uninterrupted(env_id))
+
+
+def test_sigterm_to_the_processes_of_the_environment_too_is_no_error(
+    uninterrupted, monkeypatch, capsys, tmp_path
+):
+    # As a service manager or a cluster sends it: to the whole group.
+    folder, log = tmp_path / "run", JsonlLogger.log
+    settings = to_toml(config_of(CARTPOLE, env={"vectorization": "async"}))
+    (tmp_path / "config.toml").write_text(settings)
+
+    def end_all(self, step, metrics):
+        log(self, step, metrics)
+        if step == 4:
+            for process in (os.getpid(), *(child.pid for child in active_children())):
+                os.kill(process, signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonlLogger, "log", end_all)
+        code, err = call(capsys, "train", tmp_path / "config.toml", "--out", folder)
+    assert code == 0
+    assert "were stopped too: the run continues after iteration 2" in err
+    assert f"stopped; continue with: crl resume {folder}" in err
+    assert call(capsys, "resume", folder) == (0, "")
+    assert policy_bytes(folder) == policy_bytes(uninterrupted(CARTPOLE))
 
 
 def test_sigterm_before_a_run_has_begun_says_that_there_is_nothing_to_resume(

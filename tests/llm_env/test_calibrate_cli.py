@@ -13,6 +13,7 @@ from tiny import WORDS, causal_lm, word_tokenizer
 from constrained_rl.settings import read_toml
 from llm_env import cli
 from llm_env.calibration import report, summary
+from llm_env.calibration.evidence import read_prompts
 from llm_env.scoring import ScoreModel, score_texts
 
 PAIRS = 60
@@ -150,6 +151,13 @@ def test_an_unfinished_cost_model_is_answered_with_the_command_that_continues(cr
     assert f"continue with crl resume {comparison}" in " ".join(errors.split())
 
 
+def test_a_comparison_of_another_version_is_one_message(crl, comparison):
+    (comparison / "preferences/agreement.json").unlink()
+    code, out, errors = crl(comparison)
+    assert (code, out) == (2, "")
+    assert "agreement.json is missing: the folder was made by another version" in errors
+
+
 # somebody's own models
 
 
@@ -235,6 +243,11 @@ def test_a_folder_that_is_no_comparison_is_refused(crl, tmp_path):
     code, _, errors = crl(tmp_path)
     assert code == 2
     assert "is no comparison" in errors
+
+
+def test_a_prompt_ends_at_the_end_of_its_line_only(tmp_path):
+    (tmp_path / "prompts.txt").write_text("one\u2028line\r\ntwo\x0clines\n", encoding="utf-8")
+    assert read_prompts(tmp_path / "prompts.txt") == ["one\u2028line", "two\x0clines"]
 
 
 def test_prompts_that_cannot_be_read_are_named_before_anything_is_scored(crl, own, monkeypatch):

@@ -186,6 +186,22 @@ def test_a_new_folder_holds_the_resolved_config_and_where_it_came_from(tmp_path)
     assert names == {"config.toml", "provenance.json", "comparison"}
 
 
+def test_a_config_without_a_section_is_not_read_as_the_defaults(tmp_path):
+    prepare(CONFIG, tmp_path)
+    path = tmp_path / "config.toml"
+    path.write_text(path.read_text().replace(f"seed = {CONFIG.seed}\n", ""))
+    with pytest.raises(InputError, match=r"config\.toml: lacks seed; it is of another version"):
+        load_config(tmp_path)
+    path.write_text("")
+    with pytest.raises(InputError, match=r"config\.toml: is empty; .* crl llm compare"):
+        load_config(tmp_path)
+
+
+def test_agreement_takes_two_annotators():
+    with pytest.raises(InputError, match=r"world\.annotators: found 1"):
+        validate(CompareConfig, {"world": {"annotators": 1}}, "x")
+
+
 def test_a_finished_comparison_starts_no_worker(tmp_path, monkeypatch):
     def unexpected(*_):
         raise AssertionError("submitted")

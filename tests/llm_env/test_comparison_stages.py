@@ -143,3 +143,12 @@ def test_a_bad_line_is_named(tmp_path, line, what):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.jsonl: cannot be read"):
         read_single(tmp_path / "none.jsonl")
+
+
+def test_a_single_label_on_any_unicode_text_is_read_back_as_it_was(tmp_path):
+    # U+2028, U+0085 and form feed end a line for str.splitlines, not for JSON lines
+    row = SingleRow(
+        prompt="a\u2028b", response_0="c\x85d", response_1="e\x0cf", preferred_response_id=1
+    )
+    write_single(tmp_path / "single.jsonl", [row, row])
+    assert read_single(tmp_path / "single.jsonl") == [row, row]

@@ -125,6 +125,26 @@ def test_evaluating_what_has_not_finished_says_how_to_continue(finished, crl, tm
     assert "no method has finished yet; continue it: crl resume" in errors
 
 
+@pytest.mark.parametrize("place", ["runs/nobody", "sft/x"])
+def test_evaluating_what_is_no_method_names_those_that_are(finished, crl, place):
+    code, _, errors = crl("evaluate", finished[0] / place)
+    assert code == 2
+    assert f"is no finished method of {finished[0]}; finished are {', '.join(NAMES)}" in " ".join(
+        errors.split()
+    )
+
+
+def test_an_emptied_config_is_refused_before_a_worker_starts(finished, crl, tmp_path):
+    for name in ("comparison", "config.toml"):
+        shutil.copy(finished[0] / name, tmp_path / name)
+    (tmp_path / "config.toml").write_text("")
+    code, out, errors = crl("resume", tmp_path)
+    assert (code, out) == (2, "")
+    assert "config.toml: is empty" in errors
+    assert sorted(os.listdir(tmp_path)) == ["comparison", "config.toml"]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_resuming_a_finished_comparison_runs_nothing_and_says_it_again(finished, crl):
     folder, _ = finished
     before = {p: p.stat().st_mtime_ns for p in (folder / "runs").rglob("*")}

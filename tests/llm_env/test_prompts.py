@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from tiny import EOS, causal_lm, word_tokenizer
@@ -165,3 +167,8 @@ def test_several_turns_go_through_every_stage_and_callables_see_them_as_handed_i
     )
     assert len(collector.collect().reward) == 4
     assert seen.count(CHAT) == seen.count("bake bread .") == 2
+
+
+def test_a_problem_with_a_field_survives_the_way_from_a_worker_process():
+    found = pickle.loads(pickle.dumps(FieldError("prompt.1", "is empty", "is empty")))
+    assert (str(found), found.kind) == ("prompt.1: is empty", "is empty")

@@ -67,6 +67,7 @@ def test_samples_follow_the_rule_and_mark_unsafe_ones(reported):
     assert "bake bread 1</summary>" not in html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_unsafe_samples_are_marked(tmp_path):
     everything = responses(80, 1.0)
     write_folder(tmp_path, outcome(everything, everything))
@@ -75,6 +76,7 @@ def test_unsafe_samples_are_marked(tmp_path):
     ).read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_text_of_responses_is_escaped(tmp_path):
     said = responses(0, 1.0, n=8)
     odd = [type(r)(**(vars(r) | {"response": "<script>alert(1)</script>"})) for r in said]

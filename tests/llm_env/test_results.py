@@ -128,3 +128,13 @@ def test_terminal_table_fits_100_columns_and_keeps_the_order(folder):
     places = [text.index(m.label) for m in summarize(folder).methods]
     assert places == sorted(places)
     assert "37.5" in text  # SFT: 30 of 80 unsafe
+
+
+def test_a_score_model_measured_by_another_version_is_one_message(tmp_path):
+    write_folder(tmp_path, outcome(responses(2, 1.5), responses(0, 1.2)))
+    path = tmp_path / "cost_model/accuracy.json"
+    found = json.loads(path.read_text())
+    del found["gold_auc"]
+    path.write_text(json.dumps(found))
+    with pytest.raises(InputError, match=r"accuracy.json: holds no gold_auc; .* another version"):
+        summarize(tmp_path)

@@ -200,6 +200,30 @@ def test_checkpoints_of_another_fit_are_refused(tmp_path):
         sft(tmp_path, epochs=2)
 
 
+@pytest.mark.parametrize("changed", ["data", "settings", "seed", "model"])
+def test_checkpoints_of_a_fit_that_began_otherwise_are_refused(tmp_path, changed):
+    cost_model(tmp_path)
+    relabelled = [CostPair(p.prompt, p.less_harmful, p.more_harmful, 1, -1) for p in COSTS]
+    rate = 1e-4 if changed == "settings" else 3e-3
+    model = ScoreModel(causal_lm(scale=1).base_model, heads=2 if changed == "model" else 1)
+    arguments = (
+        model,
+        word_tokenizer(),
+        relabelled if changed == "data" else COSTS,  # texts of the same lengths
+        "cost",
+        ScoreConfig(epochs=3, batch_size=4, checkpoint_every=4, learning_rate=rate),
+        seeded(1 if changed == "seed" else 0),
+    )
+    with pytest.raises(InputError, match="of a fit with other data, settings, seed or model; del"):
+        train_score_model(*arguments, checkpoint=tmp_path)
+
+
+def test_the_interval_of_checkpoints_may_change_between_two_parts_of_a_fit(tmp_path):
+    with pytest.raises(Died):
+        sft(tmp_path, die_at(6), every=2)
+    assert_same(sft(tmp_path, every=5), sft(None))
+
+
 # score models
 
 

@@ -1,0 +1,83 @@
+"""How do environments in processes of their own start, fail and end (`AsyncVectorEnv`)?
+
+Signals are the parent's: it saves and closes them. An error of one process ends them all. Absent:
+restarting a process that ended.
+"""
+
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import AsyncVectorEnv, VectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
+
+from constrained_rl.errors import InputError
+
+AnyEnv = gymnasium.Env[Any, Any]
+AnyVectorEnv = VectorEnv[Any, Any, Any]
+
+
+class LeavesSignals:
+    """A wrapper that wraps nothing: in a process of its own, signals are left to the parent.
+
+    Ctrl-C reaches every process of a terminal; the parent saves what it can and closes the others.
+    A fork also inherits the parent's handler of SIGTERM, by which it could not be ended quietly.
+    """
+
+    def __init__(self) -> None:
+        self.parent = os.getpid()
+
+    def __call__(self, env: AnyEnv) -> AnyEnv:
+        """Return `env`."""
+        if os.getpid() != self.parent:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return env
+
+
+class ProcessEndedError(InputError):
+    """The process of a sub-environment ended by itself, or was ended by somebody else."""
+
+
+@contextmanager
+def of_processes(envs: AnyVectorEnv) -> Iterator[None]:
+    """An error ends all processes; their tracebacks are its notes, not warnings."""
+    if not isinstance(envs.unwrapped, AsyncVectorEnv):
+        yield
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except Exception as error:
+            for item in caught:
+                error.add_note(str(item.message))
+            codes = [process.exitcode for process in envs.unwrapped.processes]
+            close_envs(envs)
+            if isinstance(error, EOFError | ConnectionError):
+                raise ProcessEndedError(
+                    f"a process of {envs} has ended (exit codes {codes}; −9 is a kill, often for "
+                    "lack of memory). Lower env.num_envs or set env.vectorization=sync; a run "
+                    "continues from its last checkpoint with `crl resume`"
+                ) from error
+            raise
+    for item in caught:
+        warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+
+
+def close_envs(envs: AnyVectorEnv) -> None:
+    """Close; processes too, whatever they were doing and whether they are still there."""
+    inner = envs.unwrapped
+    if not isinstance(inner, AsyncVectorEnv) or inner.closed:
+        envs.close()
+        return
+    idle = inner._state is AsyncState.DEFAULT  # Gymnasium warns and waits for an answer if it isn't
+    inner._state = AsyncState.DEFAULT
+    try:
+        envs.close(terminate=not idle)
+    except (EOFError, ConnectionError):
+        envs.close(terminate=True)
