@@ -92,4 +92,4 @@ def print_evaluations(found: dict[str, Any], console: Console) -> None:
 def interval_text(found: dict[str, float]) -> str:
     """`1.23 ± 0.12`: Student's t intervals are symmetric."""
     interval = Interval(**found)
-    return f"{interval.value:.3g} ± {interval.high - interval.value:.2g}"
+    return f"{interval.value:.3g} ± {interval.high - interval.value:.1g}"

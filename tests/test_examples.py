@@ -48,6 +48,7 @@ def test_ones_own_environment_trains(tmp_path, monkeypatch):
     agent = names["agent"]
     assert agent.parts.collector.cost_names == ("energy", "cold")
     assert [c.limit for c in agent.parts.constraints.constraints] == [29.0, 9.0]
+    names["swing"].train(4_096)
 
 
 def test_ones_own_judge_trains(tmp_path, monkeypatch):

@@ -1,15 +1,16 @@
 """Train on an environment of one's own with two costs: `my_env.py`, beside this file."""
 
 # [readme]
-from my_env import Room
+import gymnasium
+from my_env import Room  # its step returns info["cost"] = [energy, cold]
 
 import constrained_rl as crl
 
-costs = {
-    "energy": lambda obs, action, reward, info: info["energy"],
-    "cold": lambda obs, action, reward, info: info["cold"],
-}
-agent = crl.ppo_lagrangian(lambda: crl.Cost(Room(), cost=costs), limit=(29.0, 9.0))
+agent = crl.ppo_lagrangian(Room, limit=(29.0, 9.0))
 agent.train(100_000)
 print(agent.evaluate(100).intervals())
+
+# somebody else's environment gets its costs by functions
+costs = {"speed": lambda obs, action, reward, info: abs(obs[2]) > 6.0}
+swing = crl.pid_lagrangian(lambda: crl.Cost(gymnasium.make("Pendulum-v1"), cost=costs), limit=20.0)
 # [/readme]
