@@ -158,28 +158,40 @@ def band(values: Floats) -> Floats:
 
 
 def plot_curves(curves: Sequence[Curves]) -> Figure:
-    """One panel per quantity, one colour per setting; bands are 95% intervals over seeds."""
-    shown = panels(curves)
-    time = _time(curves)
-    columns = min(3, len(shown))
+    """Return and costs above, each λ below its cost; one colour per setting.
+
+    Bands are 95% intervals over seeds.
+    """
+    shown, time = panels(curves), _time(curves)
+    above = [panel for panel in shown if not panel.key.startswith("lambda/")]
+    below = [panel for panel in shown if panel.key.startswith("lambda/")]
     with style():
-        figure, axes = grid(-(-len(shown) // columns), columns, (4.4, 2.8))
-        for ax, panel in zip(axes, shown, strict=False):
-            drawn = [
-                _draw(ax, group, panel.key, color, time)
-                for group, color in zip(curves, _cycle(len(curves)), strict=True)
-            ]
-            view = ax.get_ylim()  # of the runs: the interval of few seeds must not stretch it
-            for fill in drawn:
-                fill()
-            ax.set_ylim(view)
-            _finish(ax, panel, time)
-        for ax in axes[len(shown) :]:
-            ax.set_axis_off()
+        figure, axes = grid(2 if below else 1, len(above), (4.2, 2.7))
+        places = dict(zip(axes, [*above, None, *below], strict=False))
+        for ax in axes:
+            panel = places.get(ax)
+            if panel is None:
+                ax.set_axis_off()
+            else:
+                _draw_panel(ax, curves, panel, time)
         handles, labels = axes[0].get_legend_handles_labels()
-        if handles:  # else no episode has finished
+        if handles and below:  # else no episode has finished; the place under the return is free
+            axes[len(above)].legend(handles, labels, loc="center")
+        elif handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
     return figure
+
+
+def _draw_panel(ax: Axes, curves: Sequence[Curves], panel: Panel, time: str) -> None:
+    drawn = [
+        _draw(ax, group, panel.key, color, time)
+        for group, color in zip(curves, _cycle(len(curves)), strict=True)
+    ]
+    view = ax.get_ylim()  # of the runs: the interval of few seeds must not stretch it
+    for fill in drawn:
+        fill()
+    ax.set_ylim(view)
+    _finish(ax, panel, time)
 
 
 def _cycle(count: int) -> list[str]:
@@ -187,10 +199,14 @@ def _cycle(count: int) -> list[str]:
 
 
 def _time(curves: Sequence[Curves]) -> str:
-    """Decisions where runs count them alike, else iterations (responses differ in length)."""
+    """Decisions where the runs of a setting count them alike, to 2 %; else iterations.
+
+    Reset steps are no decisions, so counts differ a little; responses differ in length.
+    """
     for group in curves:
         shared = min(len(rows) for rows in group.runs)
-        if len({rows[shared - 1]["decisions"] for rows in group.runs}) > 1:
+        counts = [rows[shared - 1]["decisions"] for rows in group.runs]
+        if max(counts) > 1.02 * min(counts):
             return "iteration"
     return "decisions"
 

@@ -88,7 +88,7 @@ def test_the_figure_has_the_limit_line_and_one_legend_entry_per_setting():
     figure = plot_curves([Curves("ppo", runs), Curves("pid", runs[:1])])
     cost = figure.axes[1]
     assert any(list(line.get_ydata()) == [1.5, 1.5] for line in cost.get_lines())
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    labels = [text.get_text() for text in figure.axes[2].get_legend().get_texts()]
     assert labels == ["ppo (2 seeds)", "pid"]
     assert figure.axes[0].get_xlabel() == "decisions (thousands)"
 
@@ -137,7 +137,10 @@ def test_a_run_that_is_named_twice_is_one_seed(tmp_path):
     assert len(group.runs) == 1
 
 
-def test_runs_that_count_decisions_differently_later_on_are_drawn_over_iterations():
-    first, second = [row(1), row(2)], [row(1), {**row(2), "decisions": 199}, row(3)]
+@pytest.mark.parametrize(
+    ("decisions", "axis"), [(199, "decisions (thousands)"), (190, "iteration")]
+)
+def test_runs_that_count_decisions_differently_later_on_are_drawn_over_iterations(decisions, axis):
+    first, second = [row(1), row(2)], [row(1), {**row(2), "decisions": decisions}, row(3)]
     figure = plot_curves([Curves("x", (first, second))])
-    assert figure.axes[0].get_xlabel() == "iteration"
+    assert figure.axes[0].get_xlabel() == axis
