@@ -38,7 +38,7 @@ from constrained_rl.ppo import stream_names, train
 from constrained_rl.presets import defaults
 from constrained_rl.processes import close_envs
 from constrained_rl.protocols import Metrics
-from constrained_rl.settings import merge, read_toml, validate
+from constrained_rl.settings import merge, read_run_config, validate
 
 EVALUATION_SEED = 1_000_003
 
@@ -186,8 +186,7 @@ class Agent:
 
     @classmethod
     def _load_run(cls, folder: Path, env: Environment | None) -> Self:
-        config = validate(RunConfig, read_toml(folder / "config.toml"), str(folder / "config.toml"))
-        agent = cls(config, env)
+        agent = cls(read_run_config(folder), env)
         state, last = load_latest(folder / "checkpoints"), folder / "policy.safetensors"
         if state is not None:
             agent.parts.load_state_dict(state)

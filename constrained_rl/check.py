@@ -24,6 +24,7 @@ from constrained_rl.cmdp import (
     AnyVectorEnv,
     Floats,
     cost_names,
+    is_other_length,
     make_vec,
     read_cost,
     require_finite_observations,
@@ -149,8 +150,7 @@ def _gymnasium(env: AnyEnv) -> Iterator[Finding]:
 
 def _advice(error: Exception) -> str:
     """What to do about an exception of the environment."""
-    text = str(error)
-    if "to unpack (expected 5" in text or "five element tuple" in text:
+    if is_other_length(error):
         return "a step with six values, obs, reward, cost, …: wrap it in FromSixTuple(env)"
     return ""
 
@@ -201,9 +201,8 @@ def play_vector(envs: AnyVectorEnv, seed: int, steps: int) -> tuple[Floats, int]
         require_finite_observations(obs)
         if obs not in envs.observation_space:
             raise InputError(f"observations are not in {envs.observation_space}: {short(obs)}")
-        found = step_envs(envs, envs.action_space.sample())
-        obs, terminated, truncated = found[0], np.asarray(found[2]), np.asarray(found[3])
-        costs.append(read_cost(found[4], mask, costs[-1].shape[1] if costs else None))
+        obs, _, terminated, truncated, info = step_envs(envs, envs.action_space.sample())
+        costs.append(read_cost(info, mask, costs[-1].shape[1] if costs else None))
         done = (terminated | truncated) & mask
         ended += int(done.sum())
         mask = ~done

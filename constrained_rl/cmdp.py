@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
+from torch import Tensor
 
 from constrained_rl.costs import CURE, are_names, function_name
 from constrained_rl.errors import InputError
@@ -133,10 +134,14 @@ def step_envs(
     envs: AnyVectorEnv,
     actions: Any,  # noqa: ANN401  [N, …], what the environment takes
 ) -> tuple[Any, ...]:
-    """One vector step; what Gymnasium cannot put together is explained."""
+    """One vector step; what Gymnasium cannot put together is explained.
+
+    Reward and flags are NumPy arrays, also of environments that keep their tensors on a device.
+    """
     try:
         with of_processes(envs):
-            return envs.step(actions)
+            obs, *outcome, info = envs.step(actions)
+        return obs, *(as_array(x) for x in outcome), info
     except InputError:
         raise
     except (ValueError, TypeError, gymnasium.error.Error) as error:
@@ -146,14 +151,24 @@ def step_envs(
                 'them has to return info["cost"] with the same number of channels at every step; '
                 "wrap each in Cost(env, names=…), which checks that"
             ) from error
-        text = str(error)
-        if "to unpack (expected 5" in text or "five element tuple" in text:
+        if is_other_length(error):
             raise InputError(
                 f"step of a sub-environment returned another number of values than Gymnasium's "
                 f"five ({error}). Six, with the cost in the middle: wrap it in "
                 "constrained_rl.FromSixTuple(env). Four: it is a Gym environment from before 0.26"
             ) from error
         raise
+
+
+def as_array(value: Any) -> Array:  # noqa: ANN401  an array or a tensor
+    """As NumPy's, wherever it lies."""
+    return value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
+
+
+def is_other_length(error: Exception) -> bool:
+    """Whether Gymnasium refused a step because it returned another number of values than five."""
+    text = str(error)
+    return "to unpack (expected 5" in text or "five element tuple" in text
 
 
 def reset_envs(envs: AnyVectorEnv, seed: int) -> Any:  # noqa: ANN401

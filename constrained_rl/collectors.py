@@ -17,6 +17,7 @@ from torch import Tensor
 
 from constrained_rl.cmdp import (
     SavesState,
+    as_array,
     read_cost,
     require_finite_observations,
     reset_envs,
@@ -84,9 +85,10 @@ class VectorCollector:
             observed.append(obs)
             actions.append(action)
             mask = ~self._ended
-            self._obs, *outcome, info = step_envs(self._envs, self._policy.executed(action))
+            self._obs, reward, terminated, truncated, info = step_envs(
+                self._envs, self._policy.executed(action)
+            )
             require_finite_observations(self._obs)
-            reward, terminated, truncated = (_array(x) for x in outcome)
             cost = self._read_cost(info, mask)
             reward = np.where(mask, reward, 0.0)
             done = (terminated | truncated) & mask
@@ -170,7 +172,7 @@ class VectorCollector:
         environment = {name: torch.from_numpy(x) for name, x in self._envs.get_state().items()}
         return state | {
             "environment": environment,
-            "obs": torch.from_numpy(_array(self._obs)),
+            "obs": torch.from_numpy(as_array(self._obs)),
             "ended": torch.from_numpy(self._ended),
             "return": torch.from_numpy(self._return),
             "cost": torch.from_numpy(self._cost),
@@ -193,11 +195,6 @@ class VectorCollector:
         self._return = _tensor(state["return"]).numpy().copy()
         self._cost = _tensor(state["cost"]).numpy().copy()
         self._length = _tensor(state["length"]).numpy().copy()
-
-
-def _array(value: Array | Tensor) -> Array:
-    """Some environments keep their tensors on a device; sums and masks are NumPy's."""
-    return value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
 
 
 def _tensor(value: object) -> Tensor:

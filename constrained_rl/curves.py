@@ -30,6 +30,7 @@ from constrained_rl.plots import (
     column,
     grid,
     limit_line,
+    save_figure,
     smooth,
     style,
 )
@@ -241,12 +242,4 @@ def save_curves(folders: Sequence[Path], out: Path) -> list[Path]:
     """Write curves.svg and curves.png into `out`; returns their paths."""
     figure = plot_curves(read_curves(folders))
     out.mkdir(parents=True, exist_ok=True)
-    paths = [out / "curves.svg", out / "curves.png"]
-    with style():
-        for path in paths:
-            undated = {"Date": None} if path.suffix == ".svg" else {}
-            temporary = path.with_name(f".{path.name}.tmp")
-            form = path.suffix[1:]
-            figure.savefig(temporary, facecolor="white", metadata=undated, format=form)
-            temporary.replace(path)
-    return paths
+    return save_figure(figure, out / "curves")

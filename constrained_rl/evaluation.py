@@ -54,17 +54,17 @@ class Evaluation:
         """
         values = {"return": self.return_, "length": self.length}
         values |= {f"cost/{name}": self.cost[:, k] for k, name in enumerate(self.cost_names)}
-        for constraint in self.constraints:
-            raw = torch.from_numpy(self.cost[:, constraint.channel])
-            transformed = transform_cost(raw, constraint.transform)
-            values[f"estimate/{constraint.name}"] = transformed.numpy()
+        values |= {f"estimate/{c.name}": self._transformed(c) for c in self.constraints}
         return {name: mean_interval(value, level) for name, value in values.items()}
 
     @property
     def feasible(self) -> bool:
         """Whether every estimate keeps its limit."""
-        found = self.intervals()
-        return all(found[f"estimate/{c.name}"].value <= c.limit for c in self.constraints)
+        return all(self._transformed(c).mean() <= c.limit for c in self.constraints)
+
+    def _transformed(self, constraint: Constraint) -> Floats:  # [E]
+        raw = torch.from_numpy(self.cost[:, constraint.channel])
+        return transform_cost(raw, constraint.transform).numpy()
 
 
 def evaluate(

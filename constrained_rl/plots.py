@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -95,6 +96,19 @@ def grid(
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     return figure, list(axes.flat)
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.svg and `stem`.png, on white so that they read anywhere; atomically, undated."""
+    paths = [stem.with_name(f"{stem.name}.{form}") for form in ("svg", "png")]
+    with style():
+        for path in paths:
+            undated = {"Date": None} if path.suffix == ".svg" else {}
+            temporary = path.with_name(f".{path.name}.tmp")
+            form = path.suffix[1:]
+            figure.savefig(temporary, facecolor="white", metadata=undated, format=form)
+            temporary.replace(path)
+    return paths
 
 
 def limit_line(ax: Axes, limit: float, axis: Literal["x", "y"] = "y", label: str = "") -> None:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from constrained_rl.config import RunConfig
-from constrained_rl.errors import InputError
 from constrained_rl.logging import read_metrics
 from constrained_rl.page import Block, Code, Page, Section, Table, Text, picture, write_page
 from constrained_rl.plots import (
@@ -22,7 +21,7 @@ from constrained_rl.plots import (
     plot_return_and_costs,
     plot_time,
 )
-from constrained_rl.settings import read_toml, validate
+from constrained_rl.settings import read_run_config
 from constrained_rl.statistics import mean_interval
 
 LAST = 10
@@ -31,12 +30,7 @@ LAST = 10
 
 def write_report(folder: Path) -> Path:
     """Write `report.html` into a run directory and return its path."""
-    if not (folder / "config.toml").is_file():
-        raise InputError(
-            f"{folder} is not a run directory: it has no config.toml; "
-            "give the folder that `crl train --out` made"
-        )
-    config = validate(RunConfig, read_toml(folder / "config.toml"), str(folder / "config.toml"))
+    config = read_run_config(folder)
     rows = read_metrics(folder / "metrics.jsonl")
     finished = (folder / "policy.safetensors").exists()
     state = "finished" if finished else f"unfinished, continue it with crl resume {folder}"

@@ -31,7 +31,7 @@ from constrained_rl.ppo import Parts, train
 from constrained_rl.processes import ProcessEndedError, close_envs
 from constrained_rl.protocols import Logger
 from constrained_rl.provenance import write_provenance
-from constrained_rl.settings import read_toml, to_toml, validate
+from constrained_rl.settings import read_run_config, require_run, to_toml
 from constrained_rl.stopping import Stopped, finishing_steps
 
 
@@ -76,14 +76,10 @@ def resume(folder: Path) -> bool:
 
     Returns False when the run was finished already.
     """
-    if not (folder / "config.toml").is_file():
-        raise InputError(
-            f"{folder} is not a run directory: it has no config.toml; "
-            "give the folder that `crl train --out` made"
-        )
+    require_run(folder)
     if (folder / "policy.safetensors").exists():
         return False
-    config = validate(RunConfig, read_toml(folder / "config.toml"), str(folder / "config.toml"))
+    config = read_run_config(folder)
     require_loggers(config.loggers)
     _finish(Agent(config), folder)
     return True

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from constrained_rl.config import RunConfig
 from constrained_rl.errors import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -167,6 +168,22 @@ def read_layers(file: Path | None, overrides: Sequence[str]) -> tuple[Tree, str]
     for text in overrides:
         tree = merge(tree, parse_override(text))
     return tree, source
+
+
+def require_run(folder: Path) -> None:
+    """Raise `InputError` unless `folder` is a run directory."""
+    if not (folder / "config.toml").is_file():
+        raise InputError(
+            f"{folder} is not a run directory: it has no config.toml; "
+            "give the folder that `crl train --out` made"
+        )
+
+
+def read_run_config(folder: Path) -> RunConfig:
+    """The resolved config of a run directory."""
+    require_run(folder)
+    path = folder / "config.toml"
+    return validate(RunConfig, read_toml(path), str(path))
 
 
 def to_toml(config: BaseModel) -> str:

@@ -224,9 +224,7 @@ def _choose(
 ) -> tuple[Tensor, Tensor]:
     """Token and its log-probability at temperature 1, each [b].
 
-    Sampling inverts the distribution function: the first token with Σ_{v ≤ a} p_v > u. One u per
-    row of the whole batch is drawn, dropped rows included; float64, so that the tail of a large
-    vocabulary keeps its mass.
+    One u per row of the whole batch is drawn, dropped rows included.
     """
     logp = torch.log_softmax(logits, dim=-1)
     if choice.greedy:
@@ -236,10 +234,21 @@ def _choose(
             rows, 1, generator=choice.generator, device=choice.generator.device, dtype=torch.float64
         ).to(logits.device)[row]
         scaled = logp if choice.temperature == 1 else (logits / choice.temperature).log_softmax(-1)
-        cdf = scaled.exp().cumsum(-1, dtype=torch.float64)  # [b, V]
-        token = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).squeeze(1)
-        token = token.clamp_max(logits.shape[1] - 1)  # NaN sorts behind the last token
+        token = invert(scaled, u)
     return token, logp.gather(1, token.unsqueeze(1)).squeeze(1)
+
+
+def invert(
+    logp: Tensor,  # [b, V]
+    u: Tensor,  # [b, 1] float64, uniform on [0, 1)
+) -> Tensor:  # [b]
+    """Invert the distribution function: the first token a with Σ_{v ≤ a} p_v > u.
+
+    float64, so that the tail of a large vocabulary keeps its mass.
+    """
+    cdf = logp.exp().cumsum(-1, dtype=torch.float64)  # [b, V]
+    token = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).squeeze(1)
+    return token.clamp_max(logp.shape[1] - 1)  # NaN sorts behind the last token
 
 
 def _check(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from constrained_rl.rollout import Rollout
+from llm_env.generation import invert
 from llm_env.policy import CausalLMPolicy, response_log_softmax
 from llm_env.scoring import TokenCritic
 from llm_env.tokens import TokenRows
@@ -38,8 +39,7 @@ class StepPolicy(nn.Module):
     def act(self, obs: Tensor, generator: torch.Generator | None, deterministic: bool) -> Tensor:
         """Draw (or take the most likely) tokens [N] for states [N, 2, L].
 
-        Sampling inverts the distribution function with one float64 uniform per row, exactly as
-        `generate` does: equal seeds choose equal tokens.
+        One float64 uniform per row is inverted as in `generate`: equal seeds choose equal tokens.
         """
         rows = step_rows(obs, obs.new_zeros(len(obs), 1))  # the token appended is never read
         logp = response_log_softmax(self.policy.model, rows).squeeze(1)  # [N, V]
@@ -47,9 +47,7 @@ class StepPolicy(nn.Module):
             return logp.argmax(-1)
         device = obs.device if generator is None else generator.device
         u = torch.rand(len(obs), 1, generator=generator, device=device, dtype=torch.float64)
-        cdf = logp.exp().cumsum(-1, dtype=torch.float64)
-        token = torch.searchsorted(cdf, u.to(cdf.device) * cdf[:, -1:], right=True).squeeze(1)
-        return token.clamp_max(logp.shape[1] - 1)  # NaN sorts behind the last token
+        return invert(logp, u.to(logp.device))
 
     def executed(self, action: Tensor) -> NDArray[np.generic]:
         """Token ids as they are."""

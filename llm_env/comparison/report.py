@@ -23,7 +23,7 @@ from constrained_rl.page import (
     picture,
     write_page,
 )
-from constrained_rl.plots import CostCurve, Metrics, plot_time, style
+from constrained_rl.plots import CostCurve, Metrics, plot_time, save_figure
 from constrained_rl.report import origin
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.evaluate import Mode, Record
@@ -64,7 +64,7 @@ def write_comparison_report(folder: Path) -> Path:
     """Write report.html, results.json, frontier.png and frontier.svg into a comparison's folder."""
     config = load_config(folder)
     found = Comparison(folder, config, summarize(folder), read_comparison(folder, config))
-    save_frontier(found)
+    save_figure(plot_frontier(found.results), folder / "frontier")  # the one picture, for a README
     n = found.results.start.sampled.overall.n
     page = Page(
         title="Safe RLHF against static reward shaping",
@@ -75,18 +75,6 @@ def write_comparison_report(folder: Path) -> Path:
         + [origin_section(folder)],
     )
     return write_page(page, folder / "report.html")
-
-
-def save_frontier(found: Comparison) -> None:
-    """The one picture, for a README: on white, so that it reads anywhere."""
-    figure = plot_frontier(found.results)
-    with style():
-        for name in ("frontier.png", "frontier.svg"):
-            figure.savefig(found.folder / name, facecolor="white", metadata=_undated(name))
-
-
-def _undated(name: str) -> dict[str, None]:
-    return {"Date": None} if name.endswith(".svg") else {}
 
 
 def first_screen(found: Comparison) -> list[Block]:

@@ -1,6 +1,24 @@
+import sys
 from pathlib import Path
 
 import pytest
+
+from llm_env import cli
+
+
+@pytest.fixture
+def crl(monkeypatch, capsys):
+    """Call the console script in this process: exit code, standard output, standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["crl", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "300")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from comparison_folder import outcome, responses, write_folder
 from tiny import WORDS, causal_lm, word_tokenizer
 
 from constrained_rl.settings import read_toml
-from llm_env import cli
 from llm_env.calibration import report, summary
 from llm_env.calibration.evidence import read_prompts
 from llm_env.scoring import ScoreModel, score_texts
@@ -25,18 +23,9 @@ def few_resamples(monkeypatch):
 
 
 @pytest.fixture
-def crl(monkeypatch, capsys):
+def crl(crl):
     """Call `crl llm calibrate` in this process: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["crl", "llm", "calibrate", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return call
+    return lambda *arguments: crl("llm", "calibrate", *arguments)
 
 
 @pytest.fixture

@@ -61,21 +61,6 @@ def finished(tmp_path_factory):
     return folder, out
 
 
-@pytest.fixture
-def crl(monkeypatch, capsys):
-    """Call the console script in this process: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["crl", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return call
-
-
 def policies(folder):
     return {
         name: (folder / "runs" / name / "policy/model.safetensors").read_bytes()

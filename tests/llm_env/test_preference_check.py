@@ -1,11 +1,9 @@
 import base64
 import json
-import sys
 
 import pytest
 
 from constrained_rl.errors import InputError
-from llm_env import cli
 from llm_env.preference_check import Lengths, check_preferences, key_values, quantiles
 from llm_env.preferences import (
     PreferenceRow,
@@ -66,21 +64,6 @@ def lines(path, *rows):
 
 def records(path):
     return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.fixture
-def crl(monkeypatch, capsys):
-    """Call the console script: exit code, standard output, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["crl", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "300")
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return call
 
 
 def test_statistics_of_five_rows_by_hand(tmp_path):
