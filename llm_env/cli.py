@@ -130,6 +130,28 @@ def compare(
     finish_comparison(folder)
 
 
+TRAIN_HELP = "CONFIG.toml key.path=value …, e.g. align.iterations=200 distributed.zero=3"
+
+
+@llm.command()
+def train(
+    settings: Annotated[list[str], typer.Argument(help=TRAIN_HELP)],
+    out: Annotated[Path | None, typer.Option(help="run directory; must be new")] = None,
+) -> None:
+    """Constrained RL of a model on disk, against score models, on one process or many."""
+    require_llm()
+    from constrained_rl.run import default_folder
+    from constrained_rl.settings import read_layers, validate
+    from llm_env.training.config import TrainConfig
+    from llm_env.training.run import start
+
+    tree, source = read_layers(*core.split_settings(settings))
+    config = validate(TrainConfig, tree, source)
+    folder = out or default_folder("llm-train", config.seed)
+    with core.resumable(folder):
+        start(config, folder)
+
+
 @llm.command()
 def schema(
     form: Annotated[

@@ -1,0 +1,84 @@
+"""Typed configuration of `crl llm train`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from constrained_rl.config import CheckpointConfig, Count, Positive, Section, Seed
+from llm_env.config import AlignConfig
+from llm_env.data_sources import DataSource
+from llm_env.models import LoRAConfig, ModelSource
+from llm_env.score_sources import CostSource, ScoreSource
+
+
+class CriticConfig(Section):
+    """One trunk with 1 + K value heads; none under critic-free advantages."""
+
+    trunk: Literal["reward", "policy", "shared"] | str = "policy"
+    """what it starts from: the reward model's trunk, a copy of the policy's, the policy's own
+    frozen trunk under an adapter of the critic's ("shared", with policy.lora), or a folder"""
+    lora: LoRAConfig | None = None
+    """train an adapter and keep the trunk's weights"""
+
+
+class DistributedConfig(Section):
+    """How training is spread over the processes that torchrun or deepspeed starts."""
+
+    engine: Literal["torch", "deepspeed"] = "torch"
+    """torch: each rank holds everything (DDP); deepspeed: ZeRO"""
+    zero: Annotated[int, Field(ge=0, le=3)] = 0
+    """ZeRO stage: 1 shards optimizer states, 2 gradients too, 3 weights too"""
+    offload_optimizer: bool = False
+    """ZeRO's optimizer states in CPU memory"""
+    timeout: Positive = 600.0
+    """seconds a rank waits for the others before the job ends with an error"""
+
+
+class EvaluationConfig(Section):
+    """Greedy responses to held-out prompts while training; keeps the best feasible policy."""
+
+    every: Annotated[int, Field(ge=0)] = 20
+    """iterations between evaluations, and once at the end; 0: never"""
+    prompts: tuple[DataSource, ...] = ()
+    """held-out prompts; without any, there is no evaluation"""
+    count: Count = 256
+    """prompts taken"""
+
+
+class TrainConfig(Section):
+    """`crl llm train`: max E[R] − β KL s.t. E[transform(C_k)] ≤ limit_k."""
+
+    seed: Seed = 0
+    """of prompts, tokens, minibatches and new heads"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where models live; with several ranks each takes its own GPU"""
+    threads: Count = 1
+    """torch threads of each process"""
+    policy: ModelSource
+    """start of the policy and KL reference"""
+    reward: ScoreSource
+    """what is maximised"""
+    costs: dict[str, CostSource] = Field(default_factory=dict)
+    """what is bounded, by name"""
+    prompts: tuple[DataSource, ...] = Field(min_length=1)
+    """what the policy is trained on"""
+    demonstrations: tuple[DataSource, ...] = ()
+    """of the PTX term (align.ptx_coefficient)"""
+    critic: CriticConfig = CriticConfig()
+    """values"""
+    align: AlignConfig = AlignConfig()
+    """constrained RL"""
+    distributed: DistributedConfig = DistributedConfig()
+    """processes"""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """what is kept"""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """what is measured while training"""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.align.ptx_coefficient > 0 and not self.demonstrations:
+            raise ValueError("align.ptx_coefficient > 0 needs demonstrations = [{path = …}]")
+        return self
