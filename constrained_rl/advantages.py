@@ -1,7 +1,8 @@
 """From rewards and costs to one advantage per decision: streams, GAE, mixing. Pure functions.
 
-Letters: B rows, T decisions, K constraints, S streams (reward first). Absent: V-trace, λ-returns
-for off-policy data.
+Without critics, a row is compared with the other rows of its group: leave-one-out, or
+standardised. Letters: B rows, T decisions, K constraints, S streams (reward first). Absent:
+V-trace, λ-returns for off-policy data.
 """
 
 from typing import Literal
@@ -9,6 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from constrained_rl.errors import InputError
+
+AdvantageRule = Literal["gae", "leave_one_out", "group"]
+"""What a decision is compared with: a critic's value, or the other rows of its group."""
 KLStreams = Literal["reward", "both", "paper"]
 """Which streams pay for β·KL; see `charge_kl`."""
 
@@ -38,6 +43,56 @@ def gae(
         running = delta[:, t] + carry[:, t] * running
         advantage[:, t] = running
     return advantage
+
+
+def leave_one_out(
+    return_: Tensor,  # [B, S] what the row's whole episode paid, KL included
+    group: Tensor,  # [B] rows with equal numbers share a prompt
+) -> Tensor:  # [B, S]
+    """Leave-one-out advantage: A_i = G_i − 1/(n − 1) Σ_{j ≠ i in i's group of n} G_j.
+
+    The others' mean does not depend on row i, so it is a baseline that keeps the policy gradient
+    unbiased. The advantage stays in true units: λ is a price. Ahmadian et al. 2024 (RLOO), eq. 7;
+    Kool et al. 2019.
+    """
+    total, count, member = _group_sums(return_, group)
+    # A_i = G_i − (Σ_j G_j − G_i) / (n − 1)
+    return return_ - (total[member] - return_) / (count[member] - 1)
+
+
+def group_normalized(
+    return_: Tensor,  # [B, S] what the row's whole episode paid, KL included
+    group: Tensor,  # [B] rows with equal numbers share a prompt
+) -> Tensor:  # [B, S]
+    """Group-standardised advantage: A_i = (G_i − mean of the group) / deviation of the group.
+
+    Each stream has its own deviation in each group, so λ weighs standardised streams and is *no
+    price*: the problem it solves is reweighted by prompt. A group without spread gives 0. Shao et
+    al. 2024 (GRPO), §4.1.2; per stream before mixing as in Constrained GRPO (arXiv 2602.05863).
+    Unlike GRPO's, the KL is part of the return and not of the loss.
+    """
+    total, count, member = _group_sums(return_, group)
+    centred = return_ - (total / count)[member]
+    square, _, _ = _group_sums(centred.square(), group)
+    deviation = (square / count).sqrt()[member]
+    # rounding leaves a constant stream a spread of its last digits
+    flat = deviation <= 1e-6 * return_.abs().clamp_min(1e-2)
+    return torch.where(flat, torch.zeros_like(centred), centred / deviation)
+
+
+def _group_sums(
+    x: Tensor,  # [B, S]
+    group: Tensor,  # [B]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums [G, S] and sizes [G, 1] of the groups, and the group of each row [B]."""
+    _, member, size = torch.unique(group, return_inverse=True, return_counts=True)
+    if int(size.min()) < 2:
+        raise InputError(
+            f"{int((size < 2).sum())} of {len(size)} groups hold one row, and an advantage without "
+            "a critic compares a row with others of its group; let at least 2 share a prompt"
+        )
+    total = x.new_zeros(len(size), x.shape[1]).index_add_(0, member, x)
+    return total, size.unsqueeze(1).to(x), member
 
 
 def charge_kl(

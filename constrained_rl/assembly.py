@@ -22,6 +22,7 @@ from constrained_rl.config import (
     WindowConfig,
 )
 from constrained_rl.constraints import EMA, Constraint, Constraints, Estimator, Mean, Window
+from constrained_rl.engines import Engine, Engines, Optimization
 from constrained_rl.errors import InputError
 from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
 from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier
@@ -76,15 +77,20 @@ def static_weights(config: FixedConfig, count: int) -> list[float]:
 def assemble(
     collector: Collector,
     policy: Policy,
-    critic: Critic,
+    critic: Critic | None,
     constraints: Constraints,
     multiplier: MultiplierConfig,
     config: PPOConfig,
     seed: int,
+    engines: Engines | None = None,
 ) -> Parts:
-    """Put the loop's parts together; learners are made here, for control and for language."""
+    """Put the loop's parts together; learners are made here, for control and for language.
+
+    `critic` is None exactly where `config.advantage` needs no values. `engines` train the modules;
+    by default plain torch in this one process.
+    """
     assert isinstance(policy, torch.nn.Module)
-    assert isinstance(critic, torch.nn.Module)
+    assert (critic is None) == (config.advantage != "gae")
     constraints.check_channels(len(collector.cost_names))
     controller = build_multiplier(multiplier, len(constraints))
     if isinstance(controller, PID):
@@ -94,22 +100,25 @@ def assemble(
             "ppo.streams='single' is the shaped stream R − νC and needs fixed weights; set "
             "multiplier.kind='fixed', or ppo.streams='separate' for a dynamic λ"
         )
-    objective = PolicyObjective(policy, config.clip, config.entropy, config.dual_clip)
+    engines = engines or Engines()
+    actor = _engine(engines, policy, config.learning_rate, config)
+    objective = PolicyObjective(actor.forward, config.clip, config.entropy, config.dual_clip)
     names = stream_names(constraints, config)
     value_norm = ValueNorm(len(names)) if config.normalize_values else None
-    common = (config.betas, config.max_grad_norm, config.micro_batch)
+    critic_learner = None
+    if critic is not None:
+        assert isinstance(critic, torch.nn.Module)
+        rate = config.critic_learning_rate or config.learning_rate
+        engine = _engine(engines, critic, rate, config)
+        regression = ValueObjective(engine.forward, names, config.value_clip, value_norm)
+        critic_learner = Learner(engine, regression, config.micro_batch)
     return Parts(
         collector=collector,
         policy=policy,
         critic=critic,
-        policy_learner=Learner(policy, objective, config.learning_rate, *common),
+        policy_learner=Learner(actor, objective, config.micro_batch),
         policy_objective=objective,
-        critic_learner=Learner(
-            critic,
-            ValueObjective(critic, names, config.value_clip, value_norm),
-            config.critic_learning_rate or config.learning_rate,
-            *common,
-        ),
+        critic_learner=critic_learner,
         constraints=constraints,
         multiplier=controller,
         config=config,
@@ -118,7 +127,15 @@ def assemble(
             controller.lam if config.streams == "single" and isinstance(controller, Fixed) else None
         ),
         value_norm=value_norm,
+        world=engines.world,
     )
+
+
+def _engine(
+    engines: Engines, module: torch.nn.Module, learning_rate: float, config: PPOConfig
+) -> Engine:
+    optimization = Optimization(learning_rate, config.betas, config.max_grad_norm)
+    return engines.make(module, optimization, engines.world)
 
 
 def build_constraints(config: RunConfig, names: tuple[str, ...]) -> Constraints:

@@ -238,8 +238,13 @@ def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
     """Continue a run from its last checkpoint; nothing to do on a finished one."""
     from constrained_rl import run
 
+    resume_by(run.resume, folder)
+
+
+def resume_by(continue_run: Callable[[Path], bool], folder: Path) -> None:
+    """Continue the work in `folder` by a function that tells whether there was any left."""
     with resumable(folder):
-        continued = run.resume(folder)
+        continued = continue_run(folder)
     print(f"finished: {folder}" if continued else f"{folder} is finished already; nothing to do")
 
 

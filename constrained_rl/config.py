@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from constrained_rl.advantages import AdvantageRule
 from constrained_rl.multipliers import Gradient
 
 Count = Annotated[int, Field(ge=1)]
@@ -27,6 +28,14 @@ def _fits_generators(seed: int) -> int:
 
 Seed = Annotated[int, Field(ge=0), AfterValidator(_fits_generators)]
 LoggerName = Literal["csv", "tensorboard", "wandb", "trackio"]
+_OF_CRITICS = (
+    "value_clip",
+    "normalize_values",
+    "critic_warmup",
+    "critic_learning_rate",
+    "gae_lambda",
+    "cost_gae_lambda",
+)
 
 
 class Section(BaseModel):
@@ -84,6 +93,9 @@ class PPOConfig(Section):
     """critics predict returns standardised by running statistics, see `value_norm.ValueNorm`"""
     critic_warmup: Annotated[int, Field(ge=0)] = 0
     """first iterations in which only the critics learn: the policy and λ hold"""
+    advantage: AdvantageRule = "gae"
+    """gae: by critics; without any, rows that share a prompt are compared: leave_one_out keeps λ a
+    price, group standardises each stream in each group (then λ is none)"""
     gamma: Share = 0.99
     """discount of the reward stream"""
     cost_gamma: Share | None = None
@@ -124,6 +136,26 @@ class PPOConfig(Section):
     """which streams pay β·KL, see `advantages.charge_kl`"""
     score_clip: Positive | None = None
     """clamp every decision's reward and cost after KL (the reference implementation: 50)"""
+
+    @model_validator(mode="after")
+    def _without_critics(self) -> Self:
+        if self.advantage == "gae":
+            return self
+        for name in _OF_CRITICS:
+            value = getattr(self, name)
+            if value not in (None, type(self).model_fields[name].default):
+                raise ValueError(
+                    f"advantage={self.advantage!r} has no critics, but {name} is {value}; "
+                    "leave it out, or use advantage='gae'"
+                )
+        discounts = {"gamma": self.gamma, "cost_gamma": self.cost_gamma}
+        for name, value in discounts.items():
+            if value not in (None, 1.0):
+                raise ValueError(
+                    f"advantage={self.advantage!r} compares undiscounted returns of whole rows, "
+                    f"but {name} is {value}; set it to 1"
+                )
+        return self
 
 
 class MeanConfig(Section):
@@ -235,19 +267,24 @@ class CheckpointConfig(Section):
     """checkpoints kept on disk"""
 
 
-class EvaluationConfig(Section):
-    """Evaluation on separate environments while training; it changes nothing in training."""
+class Selection(Section):
+    """When a run is evaluated, and which policy is kept as its best."""
 
     every: Annotated[int, Field(ge=0)] = 20
     """iterations between evaluations, and once at the end; 0: never"""
-    episodes: Annotated[int, Field(ge=2)] = 32
-    """episodes of each evaluation, sampled and deterministic each"""
-    num_envs: Count = 32
-    """sub-environments that play them, at most env.num_envs"""
     select: Literal["sampled", "deterministic"] = "sampled"
     """whose return and costs decide which policy is best; constrained optima are often random"""
     patience: Count | None = None
     """stop after this many evaluations without a better feasible policy"""
+
+
+class EvaluationConfig(Selection):
+    """Evaluation on separate environments while training; it changes nothing in training."""
+
+    episodes: Annotated[int, Field(ge=2)] = 32
+    """episodes of each evaluation, sampled and deterministic each"""
+    num_envs: Count = 32
+    """sub-environments that play them, at most env.num_envs"""
 
 
 class RunConfig(Section):
@@ -283,3 +320,12 @@ class RunConfig(Section):
     """written beside metrics.jsonl: csv, tensorboard, wandb, trackio"""
     evaluation: EvaluationConfig = EvaluationConfig()
     """what is measured while training"""
+
+    @model_validator(mode="after")
+    def _has_critics(self) -> Self:
+        if self.ppo.advantage != "gae":
+            raise ValueError(
+                f"ppo.advantage is {self.ppo.advantage!r}, which compares episodes that start "
+                "alike (responses to one prompt); environments need ppo.advantage='gae'"
+            )
+        return self

@@ -21,7 +21,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from constrained_rl.cmdp import read_cost, require_finite_observations, reset_envs, step_envs
-from constrained_rl.config import EvaluationConfig
+from constrained_rl.config import Selection
 from constrained_rl.constraints import Constraint, transform_cost
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.networks import ActingPolicy
@@ -122,16 +122,16 @@ class Evaluator:
 
     def __init__(
         self,
-        config: EvaluationConfig,
+        config: Selection,
         play: Callable[[bool], Evaluation],
-        save_best: Callable[[], None],
+        save_best: Callable[[Mapping[str, float]], None],
     ) -> None:
         """Prepare.
 
         Args:
-            config: when, how long, and which mode decides.
+            config: when, and which mode decides.
             play: evaluates the present policy, deterministically or not.
-            save_best: keeps the present policy.
+            save_best: keeps the present policy; gets the evaluation's metrics.
         """
         self._config, self._play, self._save_best = config, play, save_best
         self.best = -math.inf
@@ -164,7 +164,7 @@ class Evaluator:
             if mode == self._config.select:
                 metrics["evaluation/feasible"] = float(found.feasible)
         if self._judge(metrics):
-            self._save_best()
+            self._save_best(metrics)
         return metrics
 
     def _judge(self, metrics: Mapping[str, float]) -> bool:

@@ -1,18 +1,21 @@
-"""A learner: a module, its optimizer and an objective; `step(batch) → metrics`.
+"""A learner: an engine and an objective; `step(batch) → metrics`.
 
-The seam to a distributed engine. Separate models are several learners stepped in turn, so that one
-model's graph is freed before the next one's forward.
+Separate models are several learners stepped in turn, so that one model's graph is freed before the
+next one's forward. Of a minibatch every rank computes its rows' share of the loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from constrained_rl.distributed import World
+from constrained_rl.engines import Engine, LossShare
 from constrained_rl.errors import require_finite
 from constrained_rl.losses import (
     approximate_kl,
@@ -20,100 +23,103 @@ from constrained_rl.losses import (
     clipped_surrogate,
     clipped_value_loss,
 )
-from constrained_rl.protocols import Critic, Metrics, Policy, Stateful
+from constrained_rl.protocols import Metrics, Stateful
 from constrained_rl.rollout import Batch
 from constrained_rl.value_norm import ValueNorm
 
-LossShare = tuple[Tensor, dict[str, Tensor]]
-"""A micro-batch's share of the minibatch loss, and metrics that add up over micro-batches."""
 Objective = Callable[[Batch], LossShare]
 
 
 class Auxiliary(Stateful, Protocol):
     """A further loss on data of its own, added to a learner's objective before its one step."""
 
-    def shares(self, micro_batch: int | None) -> Iterator[LossShare]:
-        """Draw one batch; yield its micro-batches' shares of the loss, one at a time."""
+    def shares(self, micro_batch: int | None, engine: Engine) -> Sequence[Callable[[], LossShare]]:
+        """Draw one batch, the same on all ranks; this rank's micro-batches, run when called.
+
+        They call `engine.forward`. Every rank gets the same number of them, and all of them add up
+        to the loss.
+        """
 
 
 class Learner:
-    """Steps one module group on one objective, and an auxiliary loss where there is one."""
+    """Steps one module on one objective, and an auxiliary loss where there is one."""
 
     def __init__(
-        self,
-        module: nn.Module,
-        objective: Objective,
-        learning_rate: float,
-        betas: tuple[float, float],
-        max_grad_norm: float,
-        micro_batch: int | None = None,
+        self, engine: Engine, objective: Objective, micro_batch: int | None = None
     ) -> None:
-        self.module = module
+        self.engine = engine
         self.auxiliary: Auxiliary | None = None
         self._objective = objective
-        self._learning_rate = learning_rate
-        self._max_grad_norm = max_grad_norm
         self._micro_batch = micro_batch
-        self._parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(
-            self._parameters, lr=learning_rate, betas=betas, eps=1e-5, fused=True
-        )
 
     def step(self, batch: Batch) -> Metrics:
-        """Forward, backward over micro-batches, clip, update. Returns the objective's metrics."""
-        self.optimizer.zero_grad(set_to_none=True)
+        """Forward, backward over micro-batches, clip, update. Returns the objective's metrics.
+
+        Losses and metrics are sums over micro-batches and ranks; where one is no number, all ranks
+        raise before a weight has moved.
+        """
+        self.engine.zero_grad()
+        shares = self._shares(batch)
         totals: dict[str, Tensor] = {}
-        for loss, metrics in self._shares(batch):
-            loss.backward()  # type: ignore[no-untyped-call]
+        for number, share in enumerate(shares, start=1):
+            metrics = self.engine.accumulate(share, last=number == len(shares))
             for name, value in metrics.items():
                 totals[name] = totals[name] + value if name in totals else value
+        totals = self.engine.world.sum(totals)
         for name, value in totals.items():
             require_finite(name, value)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
-        require_finite("gradient norm", norm)
-        self.optimizer.step()
+        self.engine.step()
         return {name: float(value) for name, value in totals.items()}
 
-    def _shares(self, batch: Batch) -> Iterator[LossShare]:
-        """The shares of all losses, each made when the one before it has left memory."""
-        own = (self._objective(micro) for micro in batch.microbatches(self._micro_batch))
-        if self.auxiliary is None:
-            return own
-        return chain(own, self.auxiliary.shares(self._micro_batch))
+    def _shares(self, batch: Batch) -> list[Callable[[], LossShare]]:
+        """This rank's shares of all losses; each builds its graph when it is called."""
+        own = own_rows(batch, self.engine.world).microbatches(self._micro_batch)
+        shares: list[Callable[[], LossShare]] = [partial(self._objective, part) for part in own]
+        if self.auxiliary is not None:
+            shares += self.auxiliary.shares(self._micro_batch, self.engine)
+        return shares
 
     def scale_learning_rate(self, factor: float) -> None:
         """Set the learning rate to `factor` times its initial value."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate * factor
+        self.engine.scale_learning_rate(factor)
 
     def state_dict(self) -> dict[str, object]:
         """Weights, optimizer state and where the auxiliary loss stands in its data."""
-        state: dict[str, object] = {
-            "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        state = self.engine.state_dict()
         if self.auxiliary is not None:
             state["auxiliary"] = self.auxiliary.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore `state_dict`."""
-        module, optimizer = state["module"], state["optimizer"]
-        assert isinstance(module, Mapping)
-        assert isinstance(optimizer, dict)
-        self.module.load_state_dict(module)
-        self.optimizer.load_state_dict(optimizer)
+        self.engine.load_state_dict(state)
         if self.auxiliary is not None:
             auxiliary = state["auxiliary"]
             assert isinstance(auxiliary, Mapping)
             self.auxiliary.load_state_dict(auxiliary)
 
 
+def own_rows(batch: Batch, world: World) -> Batch:
+    """This rank's rows of a minibatch, filled up with rows of weight 0 to the longest share."""
+    if world.size == 1:
+        return batch
+    index, real = (x.to(batch.weight.device) for x in world.padded(len(batch)))
+    part = batch.rows(index)
+    return replace(part, weight=part.weight * real.unsqueeze(1))
+
+
 class PolicyObjective:
-    """Clipped surrogate minus an entropy bonus whose weight the schedule moves."""
+    """Clipped surrogate minus an entropy bonus whose weight the schedule moves.
+
+    `policy` is the module as its engine calls it: (obs, action) → log-probability, entropy.
+    """
 
     def __init__(
-        self, policy: Policy, clip: float, entropy: float, dual_clip: float | None = None
+        self,
+        policy: Callable[..., Any],
+        clip: float,
+        entropy: float,
+        dual_clip: float | None = None,
     ) -> None:
         self._policy, self._clip, self._dual_clip = policy, clip, dual_clip
         self.entropy = entropy
@@ -136,11 +142,14 @@ class PolicyObjective:
 
 
 class ValueObjective:
-    """Clipped value regression, summed over the critic's streams."""
+    """Clipped value regression, summed over the critic's streams.
+
+    `critic` is the module as its engine calls it: obs → values.
+    """
 
     def __init__(
         self,
-        critic: Critic,
+        critic: Callable[..., Any],
         names: Sequence[str],
         clip: float | None,
         norm: ValueNorm | None = None,

@@ -16,8 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pydantic import BaseModel
+
 from constrained_rl.checkpoint import write_text
-from constrained_rl.config import LoggerName, RunConfig
+from constrained_rl.config import LoggerName
 from constrained_rl.errors import InputError
 from constrained_rl.protocols import Logger
 
@@ -32,17 +34,19 @@ def require_loggers(names: Sequence[LoggerName]) -> None:
             )
 
 
-def open_loggers(config: RunConfig, folder: Path, last: int) -> list[Logger]:
-    """The loggers of `config.loggers` for the run in `folder`, whose iterations ≤ `last` stand."""
+def open_loggers(
+    names: Sequence[LoggerName], settings: BaseModel, folder: Path, last: int
+) -> list[Logger]:
+    """The named loggers for the run in `folder`, whose iterations ≤ `last` stand."""
     found: list[Logger] = []
-    for name in dict.fromkeys(config.loggers):
+    for name in dict.fromkeys(names):
         match name:
             case "csv":
                 found.append(CsvLogger(folder / "metrics.csv", last))
             case "tensorboard":
                 found.append(TensorBoardLogger(folder / "tensorboard", last))
             case "wandb" | "trackio":
-                found.append(TrackerLogger(import_module(name), folder, config))
+                found.append(TrackerLogger(import_module(name), folder, settings))
     return found
 
 
@@ -121,7 +125,7 @@ class TrackerLogger:
     iterations after its last checkpoint are logged again with the same values.
     """
 
-    def __init__(self, module: ModuleType, folder: Path, config: RunConfig) -> None:
+    def __init__(self, module: ModuleType, folder: Path, config: BaseModel) -> None:
         name = f"{folder.resolve().name}-{run_id(folder)}"
         settings: dict[str, Any] = {"name": name, "resume": "allow"}
         if module.__name__ == "wandb":

@@ -40,7 +40,7 @@ def constraint_metrics(signal: Signal | None, lam: Tensor, constraints: Constrai
 
 
 def stream_metrics(streams: Streams, names: tuple[str, ...]) -> Metrics:
-    """Explained variance of each critic and the KL to the reference per episode row."""
+    """Explained variance of each named critic and the KL to the reference per episode row."""
     metrics = {
         f"explained_variance/{name}": float(
             explained_variance(streams.value[..., s], streams.target[..., s], streams.mask)

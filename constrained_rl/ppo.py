@@ -7,15 +7,23 @@ recurrent policies, off-policy algorithms, offline data.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from constrained_rl.advantages import charge_kl, gae, penalized_advantage, whiten
+from constrained_rl.advantages import (
+    charge_kl,
+    gae,
+    group_normalized,
+    leave_one_out,
+    penalized_advantage,
+    whiten,
+)
 from constrained_rl.config import PPOConfig, Schedule
 from constrained_rl.constraints import Constraints
+from constrained_rl.distributed import World
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.learner import Learner, PolicyObjective
 from constrained_rl.metrics import Clock, constraint_metrics, episode_metrics, stream_metrics
@@ -31,10 +39,10 @@ class Parts:
 
     collector: Collector
     policy: Policy
-    critic: Critic
+    critic: Critic | None  # None where `config.advantage` needs no values
     policy_learner: Learner
     policy_objective: PolicyObjective
-    critic_learner: Learner
+    critic_learner: Learner | None
     constraints: Constraints
     multiplier: Multiplier
     config: PPOConfig
@@ -42,6 +50,8 @@ class Parts:
     reference: Reference | None = None
     shaping: Tensor | None = None  # [K] ν of the published single-critic stream R − νC
     value_norm: ValueNorm | None = None  # None: critics predict returns in true units
+    world: World = field(default_factory=World)  # the ranks that share the forwards
+    synchronize: Callable[[], None] | None = None  # bring what acts up to date, if it is a replica
     iteration: int = 0
     decisions: int = 0
 
@@ -77,21 +87,31 @@ class Parts:
                     f"the checkpoint's {name} does not fit the settings, which have changed since "
                     f"it was made ({found}); restore them, or start a new run"
                 ) from error
+        if self.synchronize is not None:
+            self.synchronize()
 
     @property
     def warming(self) -> bool:
         """True in the first iterations, in which only the critics learn."""
         return self.iteration < self.config.critic_warmup
 
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """Names of the streams that have a critic."""
+        return () if self.critic is None else stream_names(self.constraints, self.config)
+
     def _stateful(self) -> dict[str, Stateful]:
         stateful: dict[str, Stateful] = {
             "collector": self.collector,
             "policy": self.policy_learner,
-            "critic": self.critic_learner,
             "constraints": self.constraints,
             "multiplier": self.multiplier,
         }
-        return stateful if self.value_norm is None else stateful | {"value_norm": self.value_norm}
+        if self.critic_learner is not None:
+            stateful["critic"] = self.critic_learner
+        if self.value_norm is not None:
+            stateful["value_norm"] = self.value_norm
+        return stateful
 
 
 def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
@@ -112,6 +132,8 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
         batch = mix(streams, lam, parts.config)
         metrics = ppo_update(batch, parts)
         update_statistics(rollout, streams, parts)
+        if parts.synchronize is not None:
+            parts.synchronize()
         clock.mark("update")
         parts.iteration += 1
         parts.decisions += int(rollout.mask.sum())
@@ -121,7 +143,7 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
             **episode_metrics(rollout.episodes, parts.collector.cost_names),
             **constraint_metrics(signal, lam, parts.constraints),
             **metrics,
-            **stream_metrics(streams, stream_names(parts.constraints, parts.config)),
+            **stream_metrics(streams, parts.value_names),
             **clock.times,
         }
 
@@ -163,30 +185,73 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
     config, decisions = parts.config, rollout.reward.shape[1]
     logp = rollout.behaviour_logp
     if logp is None:
-        logp = parts.policy(rollout.obs, rollout.action)[0]
+        forward = parts.policy_learner.engine.forward
+        logp = by_rows(rollout, lambda i: forward(rollout.obs[i], rollout.action[i])[0], parts)
     logp = require_finite("log-probabilities", logp * rollout.mask)
     kl = None
     if parts.reference is not None:
-        reference_logp = parts.reference(rollout.obs, rollout.action) * rollout.mask
-        kl = require_finite("KL to the reference", logp - reference_logp)
-    value = require_finite("values", parts.critic(rollout.obs))
-    if parts.value_norm is not None:
-        value = parts.value_norm.restore(value)
-    if value.shape[1] == decisions:  # every row ends in a terminal state, whose value is 0
-        value = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
+        reference = parts.reference
+        reference_logp = by_rows(
+            rollout, lambda i: reference(rollout.obs[i], rollout.action[i]), parts
+        )
+        kl = require_finite("KL to the reference", logp - reference_logp * rollout.mask)
     streams = build_streams(rollout, parts.constraints, config, kl, parts.shaping)
-    gamma, lam = discounts(config, streams)
-    advantage = gae(streams, value, rollout.terminated, rollout.done, gamma, lam)
+    if parts.critic_learner is None:
+        value, advantage = torch.zeros_like(streams), compare_rows(rollout, streams, config)
+    else:
+        value = values(rollout, parts.critic_learner, parts)
+        gamma, lam = discounts(config, streams)
+        advantage = gae(streams, value, rollout.terminated, rollout.done, gamma, lam)
     return Streams(
         obs=rollout.obs,
         action=rollout.action,
         mask=rollout.mask,
         logp=logp,
-        value=value[:, :-1],
+        value=value[:, :decisions],
         advantage=advantage * rollout.mask.unsqueeze(-1),
         exchangeable=rollout.exchangeable,
         kl=kl,
     )
+
+
+def by_rows(
+    rollout: Rollout, forward: Callable[[Tensor | slice], Tensor], parts: Parts
+) -> Tensor:  # [B, …]
+    """`forward` of all rows: in pieces of `micro_batch`, each rank its own rows, gathered."""
+    rows, size = len(rollout.mask), parts.config.micro_batch
+    if parts.world.size == 1 and size is None:
+        return forward(slice(None))
+    index = parts.world.padded(rows)[0].to(rollout.mask.device)
+    return parts.world.gather(torch.cat([forward(i) for i in index.split(size or rows)]), rows)
+
+
+def values(rollout: Rollout, learner: Learner, parts: Parts) -> Tensor:  # [B, T + 1, S]
+    """Values of every state the rows hold, in return units."""
+    forward = learner.engine.forward
+    value = require_finite("values", by_rows(rollout, lambda i: forward(rollout.obs[i]), parts))
+    if parts.value_norm is not None:
+        value = parts.value_norm.restore(value)
+    if value.shape[1] == rollout.reward.shape[1]:  # rows end in a terminal state, of value 0
+        value = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
+    return value
+
+
+def compare_rows(
+    rollout: Rollout,
+    streams: Tensor,  # [B, T, S]
+    config: PPOConfig,
+) -> Tensor:  # [B, T, S]
+    """Advantage without critics: a row's total in each stream against those of its group.
+
+    It is the same for every decision of the row, whatever was still open when it was taken.
+    """
+    if rollout.group is None:
+        raise InputError(
+            f"ppo.advantage is {config.advantage!r}, but the collector names no group of rows that "
+            "start alike (Rollout.group); use ppo.advantage='gae'"
+        )
+    rule = leave_one_out if config.advantage == "leave_one_out" else group_normalized
+    return rule(streams.sum(1), rollout.group).unsqueeze(1).expand_as(streams)
 
 
 def discounts(config: PPOConfig, streams: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,7 +296,7 @@ def ppo_update(batch: Batch, parts: Parts) -> Metrics:
     learning = not parts.warming
     for _ in range(config.epochs):
         for minibatch in batch.minibatches(config.minibatches, parts.generator):
-            metrics = parts.critic_learner.step(minibatch)
+            metrics = parts.critic_learner.step(minibatch) if parts.critic_learner else {}
             if learning:
                 metrics |= parts.policy_learner.step(minibatch)
                 learning = config.target_kl is None or metrics["kl/approx"] <= config.target_kl
@@ -244,7 +309,8 @@ def ppo_update(batch: Batch, parts: Parts) -> Metrics:
 def update_statistics(rollout: Rollout, streams: Streams, parts: Parts) -> None:
     """Merge an iteration into every normaliser; they were frozen until now."""
     parts.policy.update_statistics(rollout)
-    parts.critic.update_statistics(rollout)
+    if parts.critic is not None:
+        parts.critic.update_statistics(rollout)
     if parts.value_norm is not None:
         parts.value_norm.merge(streams.target[streams.mask])
 
@@ -268,7 +334,8 @@ def set_schedules(parts: Parts, progress: float) -> None:
     config = parts.config
     factor = schedule_factor(config.schedule, progress, config.warmup)
     parts.policy_learner.scale_learning_rate(factor)
-    parts.critic_learner.scale_learning_rate(factor)
+    if parts.critic_learner is not None:
+        parts.critic_learner.scale_learning_rate(factor)
     parts.policy_objective.entropy = config.entropy * schedule_factor(
         config.entropy_schedule, progress
     )

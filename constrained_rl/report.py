@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from constrained_rl.config import RunConfig
+from constrained_rl.config import Selection
 from constrained_rl.logging import read_metrics
 from constrained_rl.page import Block, Code, Page, Section, Table, Text, picture, write_page
 from constrained_rl.plots import (
@@ -37,8 +37,8 @@ def write_report(folder: Path) -> Path:
     page = Page(
         title=f"{config.preset} on {config.env.id}",
         subtitle=f"seed {config.seed} · {len(rows)} iterations · {state}",
-        lead=first_screen(rows, cost_curves(config, rows)) if rows else [nothing_yet()],
-        sections=[*(learning(config, rows) if rows else []), *origin(folder)],
+        lead=first_screen(rows) if rows else [nothing_yet()],
+        sections=[*(learning(rows, config.evaluation) if rows else []), *origin(folder)],
     )
     return write_page(page, folder / "report.html")
 
@@ -50,22 +50,18 @@ def nothing_yet() -> Text:
     )
 
 
-def cost_curves(config: RunConfig, rows: Sequence[Metrics]) -> list[CostCurve]:
+def cost_curves(rows: Sequence[Metrics]) -> list[CostCurve]:
     """The constrained quantities with their limits; raw costs without one when unconstrained."""
     names = [key.removeprefix("lambda/") for key in rows[-1] if key.startswith("lambda/")]
     if not names:
         found = sorted({key for row in rows for key in row if key.startswith("cost/")})
         return [CostCurve(key.removeprefix("cost/"), key, None) for key in found]
-    limit = config.limit
-    limits = limit if isinstance(limit, tuple) else (limit,) * len(names)
-    return [
-        CostCurve(name, f"estimate/{name}", limit)
-        for name, limit in zip(names, limits, strict=True)
-    ]
+    return [CostCurve(name, f"estimate/{name}", rows[-1][f"limit/{name}"]) for name in names]
 
 
-def first_screen(rows: Sequence[Metrics], costs: Sequence[CostCurve]) -> list[Block]:
+def first_screen(rows: Sequence[Metrics]) -> list[Block]:
     """The state at the end, and return and costs over training."""
+    costs = cost_curves(rows)
     caption = (
         "Mean over the episodes that finished in each iteration; the dashed line is the limit, "
         "and a feasible policy's cost stays below it, outside the shaded side."
@@ -109,9 +105,9 @@ def mean_text(rows: Sequence[Metrics], key: str) -> str:
     return f"{interval.value:.3g} ± {interval.high - interval.value:.2g}"
 
 
-def learning(config: RunConfig, rows: Sequence[Metrics]) -> list[Section]:
-    """Multipliers, diagnostics and time."""
-    costs = cost_curves(config, rows)
+def learning(rows: Sequence[Metrics], evaluation: Selection) -> list[Section]:
+    """Multipliers, evaluations, diagnostics and time."""
+    costs = cost_curves(rows)
     sections: list[Section] = []
     if any(cost.limit is not None for cost in costs):
         caption = (
@@ -119,7 +115,7 @@ def learning(config: RunConfig, rows: Sequence[Metrics]) -> list[Section]:
             "violation below it is positive and settle when the violation does."
         )
         sections.append(Section("Multiplier", [picture(plot_multipliers(rows, costs), caption)]))
-    sections += evaluation_section(config, rows, costs)
+    sections += evaluation_section(evaluation, rows, costs)
     caption = (
         "Entropy should fall slowly; KL and clipped share say how far each update moves the "
         "policy; an explained variance near 1 is a critic that predicts its returns."
@@ -132,14 +128,14 @@ def learning(config: RunConfig, rows: Sequence[Metrics]) -> list[Section]:
 
 
 def evaluation_section(
-    config: RunConfig, rows: Sequence[Metrics], costs: Sequence[CostCurve]
+    evaluation: Selection, rows: Sequence[Metrics], costs: Sequence[CostCurve]
 ) -> list[Section]:
-    """The evaluations on separate environments, and which policy is `best`; none, if none ran."""
+    """The evaluations beside training, and which policy is `best`; none, if none ran."""
     found = [row for row in rows if "evaluation/feasible" in row]
     if not found:
         return []
     feasible = [row for row in found if row["evaluation/feasible"]]
-    key = f"evaluation/{config.evaluation.select}/return"
+    key = f"evaluation/{evaluation.select}/return"
     best = max(feasible, key=lambda row: row[key])["iteration"] if feasible else math.nan
     verdict = (
         f"The best feasible policy is that of iteration {best:g}; it lies in best/."
@@ -148,8 +144,8 @@ def evaluation_section(
     )
     constrained = [cost for cost in costs if cost.limit is not None]
     caption = (
-        f"{config.evaluation.episodes} episodes each on environments of their own, with 95% "
-        f"intervals; {config.evaluation.select} actions decide which policy is best (dotted)."
+        "Episodes that training does not see, with 95% intervals; "
+        f"{evaluation.select} actions decide which policy is best (dotted)."
     )
     shown = picture(plot_evaluations(found, constrained, best), caption, True)
     return [Section("Evaluation", [Text([verdict]), shown])]

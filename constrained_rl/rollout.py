@@ -98,7 +98,7 @@ class Streams:
     action: Tensor  # [B, T, …]
     mask: Tensor  # [B, T] bool
     logp: Tensor  # [B, T] of the policy that acted
-    value: Tensor  # [B, T, S] predictions before the update
+    value: Tensor  # [B, T, S] predictions before the update; 0 without critics
     advantage: Tensor  # [B, T, S]
     exchangeable: bool
     kl: Tensor | None = None  # [B, T] log π − log π_ref of the actions taken
@@ -118,7 +118,7 @@ class Batch:
     weight: Tensor  # [B, T] ≥ 0, 0 where masked
     logp: Tensor  # [B, T]
     advantage: Tensor  # [B, T] mixed
-    value: Tensor  # [B, T, S] old predictions
+    value: Tensor  # [B, T, S] old predictions; 0 without critics
     target: Tensor  # [B, T, S]
 
     def __len__(self) -> int:

@@ -94,7 +94,7 @@ def _finish(agent: Agent, folder: Path) -> None:
     try:
         restore(parts, folder)
         with evaluating(agent, folder) as evaluator:
-            loggers = open_loggers(config, folder, parts.iteration)
+            loggers = open_loggers(config.loggers, config, folder, parts.iteration)
             every = [*loggers, RichLogger(iterations, title, limits)]
             drive(parts, iterations, folder, config.checkpoint, config.seed, every, evaluator)
     finally:
@@ -107,7 +107,7 @@ def evaluating(agent: Agent, folder: Path) -> Iterator[Evaluator]:
     """Evaluate on environments of their own; the best feasible agent is saved in `best/`."""
     config = agent.config.evaluation
     if config.every == 0:
-        yield Evaluator(config, agent.evaluate, lambda: None)
+        yield Evaluator(config, agent.evaluate, lambda _: None)
         return
     count = min(config.num_envs, config.episodes, agent.envs.num_envs)
     envs = agent.separate_environments(count)
@@ -115,7 +115,7 @@ def evaluating(agent: Agent, folder: Path) -> Iterator[Evaluator]:
         yield Evaluator(
             config,
             lambda deterministic: agent.play(envs, config.episodes, deterministic),
-            lambda: agent.save(folder / "best"),
+            lambda _: agent.save(folder / "best"),
         )
     finally:
         close_envs(envs)

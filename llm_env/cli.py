@@ -48,12 +48,25 @@ def comparison_of(folder: Path) -> Path | None:
     return next((home for home in (folder, around) if is_comparison(home)), None)
 
 
+def is_training_run(folder: Path) -> bool:
+    """True where `crl llm train` made the folder."""
+    from constrained_rl.settings import read_toml
+
+    path = folder / "config.toml"
+    return path.is_file() and "reward" in read_toml(path)
+
+
 @app.command()
 def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> None:
     """Continue a run or a comparison where it stopped; nothing to do on a finished one."""
     if is_comparison(folder):
         require_llm()
         finish_comparison(folder)
+    elif is_training_run(folder):
+        require_llm()
+        from llm_env.training import run
+
+        core.resume_by(run.resume, folder)
     else:
         core.resume(folder)
 
@@ -65,6 +78,10 @@ def report(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
         from llm_env.comparison.report import write_comparison_report
 
         print(f"wrote {write_comparison_report(folder)}")
+    elif is_training_run(folder):
+        from llm_env.training.report import write_training_report
+
+        print(f"wrote {write_training_report(folder)}")
     else:
         core.report(folder)
 
@@ -150,6 +167,7 @@ def train(
     folder = out or default_folder("llm-train", config.seed)
     with core.resumable(folder):
         start(config, folder)
+    Console().print(f"finished: {folder}/policy  (plots: crl report {folder})")
 
 
 @llm.command()

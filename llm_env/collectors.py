@@ -109,6 +109,7 @@ class TokenCollector:
         max_new_tokens: int,
         seed: int,
         score_norm: ScoreNorm | None = None,
+        responses_per_prompt: int = 1,
     ) -> None:
         check_tokenizer(tokenizer)
         self._policy, self._tokenizer, self._prompts = policy, tokenizer, list(prompts)
@@ -121,10 +122,12 @@ class TokenCollector:
         self._sampler = torch.Generator(device).manual_seed(seed)
         self._passes = ShuffledPasses(len(self._prompts), seed)
         self._score_norm = score_norm
+        self._repeats = responses_per_prompt
 
     def collect(self) -> Rollout:
         """Draw prompts, decode, score."""
-        index = self._passes.draw(self._batch)
+        drawn = self._passes.draw(self._batch // self._repeats)
+        index = drawn.repeat_interleave(self._repeats)
         attention = self._attention[index]
         width = int(attention.sum(1).max())  # prompts are left-padded to the longest of all
         prompt_ids, attention = self._ids[index, -width:], attention[:, -width:]
@@ -146,7 +149,8 @@ class TokenCollector:
         ]
         cost = torch.stack(costs, -1) if costs else reward.new_zeros(len(reward), 0)
         learned = reward if self._score_norm is None else self._score_norm.standardize(reward)
-        rollout = token_rollout(rows, generation, reward, cost, learned)
+        group = torch.arange(len(drawn), device=reward.device).repeat_interleave(self._repeats)
+        rollout = replace(token_rollout(rows, generation, reward, cost, learned), group=group)
         # Exact in float32 (it differs from a recomputation by rounding only); reduced precision
         # decodes and trains with different roundings, so there it is computed again.
         exact = torch.finfo(self._policy.model.dtype).bits >= 32

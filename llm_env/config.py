@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
+from pydantic import model_validator
+
 from constrained_rl.advantages import KLStreams
 from constrained_rl.config import (
     ConstraintConfig,
@@ -53,6 +57,8 @@ class AlignConfig(Section):
     """policy updates"""
     prompts: Count = 64
     """responses per iteration"""
+    responses_per_prompt: Count = 1
+    """how many of them answer the same prompt, at least 2 where advantages have no critics"""
     max_new_tokens: Count = 48
     """longest response"""
     limit: Finite | tuple[Finite, ...] = 0.05
@@ -69,3 +75,17 @@ class AlignConfig(Section):
     then count in deviations of the reward"""
     ptx_coefficient: NonNegative = 0.0
     """c of c · (−mean log π) over tokens of demonstrations, added to the policy's loss"""
+
+    @model_validator(mode="after")
+    def _has_whole_groups(self) -> Self:
+        if self.prompts % self.responses_per_prompt:
+            raise ValueError(
+                f"prompts counts responses, {self.prompts} per iteration, which is no multiple of "
+                f"responses_per_prompt = {self.responses_per_prompt}"
+            )
+        if self.ppo.advantage != "gae" and self.responses_per_prompt < 2:
+            raise ValueError(
+                f"ppo.advantage = {self.ppo.advantage!r} compares responses to the same prompt; "
+                "set responses_per_prompt to 2 or more (4 to 16 is usual)"
+            )
+        return self

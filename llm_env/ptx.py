@@ -8,11 +8,13 @@ without prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from constrained_rl.engines import Engine, LossShare
 from constrained_rl.errors import InputError
 from llm_env.config import AlignConfig
 from llm_env.passes import ShuffledPasses
@@ -32,7 +34,7 @@ class PTX:
     responses, in shuffled passes.
 
     Args:
-        policy: called as in the RL loss.
+        policy: the one that its learner's engine trains.
         tokenizer: of the policy.
         demonstrations: prompts and their responses.
         config: `ptx_coefficient` c, `prompts` and `ppo.minibatches`.
@@ -61,20 +63,23 @@ class PTX:
         self._size = math.ceil(config.prompts / config.ppo.minibatches)
         self._passes = ShuffledPasses(len(self._examples), seed)
 
-    def shares(self, micro_batch: int | None) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Draw demonstrations; yield their loss in pieces of `micro_batch` rows."""
+    def shares(self, micro_batch: int | None, engine: Engine) -> list[Callable[[], LossShare]]:
+        """Draw demonstrations; this rank's part of their loss in pieces of `micro_batch` rows."""
         drawn = self._passes.draw(self._size).tolist()
         rows = pair_rows([self._examples[i] for i in drawn], self._pad_id)
         rows = rows.to(self._policy.model.device)
-        tokens = rows.response_mask.sum()
-        size = micro_batch or len(rows)
-        for start in range(0, len(rows), size):
-            loss = self._loss(rows[start : start + size]) / tokens
-            yield self._coefficient * loss, {"loss/ptx": loss.detach()}
+        tokens = rows.response_mask.sum()  # of all ranks
+        index, real = (x.to(rows.ids.device) for x in engine.world.padded(len(rows)))
+        # rows that only fill up a rank's share weigh nothing
+        weight = rows.response_mask[index] & real.unsqueeze(1)
+        size = micro_batch or len(index)
+        pieces = zip(index.split(size), weight.split(size), strict=True)
+        return [partial(self._share, engine, rows[i], w, tokens) for i, w in pieces]
 
-    def _loss(self, rows: TokenRows) -> Tensor:
-        logp: Tensor = self._policy(rows, rows.response_ids)[0]
-        return -(logp * rows.response_mask).sum()
+    def _share(self, engine: Engine, rows: TokenRows, weight: Tensor, tokens: Tensor) -> LossShare:
+        logp: Tensor = engine.forward(rows, rows.response_ids)[0]
+        loss = -(logp * weight).sum() / tokens
+        return self._coefficient * loss, {"loss/ptx": loss.detach()}
 
     def state_dict(self) -> dict[str, object]:
         """Where the passes over the demonstrations stand."""

@@ -10,15 +10,17 @@ Each stage is a function of its own, so that a stage can be replaced by what one
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
+from torch import Tensor
 
 from constrained_rl.assembly import assemble, constrain
+from constrained_rl.constraints import Constraints
 from constrained_rl.ppo import Parts, stream_names, train
-from constrained_rl.protocols import Metrics
+from constrained_rl.protocols import Metrics, Reference
 from llm_env.collectors import Score, TokenCollector, by_model
 from llm_env.config import AlignConfig
 from llm_env.generation import generate
@@ -31,7 +33,7 @@ from llm_env.score_training import ScoreConfig, train_score_model
 from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.sft import SFTConfig, train_sft
 from llm_env.supervised import Progress
-from llm_env.tokens import decode_responses, encode_prompts
+from llm_env.tokens import TokenRows, decode_responses, encode_prompts, join
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -95,7 +97,6 @@ def safe_rlhf(
     return SafeRLHF(parts.policy.model, model, reward_model, cost_model, preferences, metrics)
 
 
-@torch.no_grad()
 def respond(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -106,25 +107,40 @@ def respond(
     batch: int = 256,
 ) -> tuple[list[str], list[bool]]:
     """Responses to prompts, and whether each ended by itself rather than by length."""
+    texts: list[str] = []
+    finished: list[bool] = []
+    for rows, ended in respond_rows(model, tokenizer, prompts, max_new_tokens, seed, greedy, batch):
+        texts += decode_responses(tokenizer, rows.response_ids, rows.response_mask)
+        finished += ended.tolist()
+    return texts, finished
+
+
+@torch.no_grad()
+def respond_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    seed: int,
+    greedy: bool = False,
+    batch: int = 256,
+) -> Iterator[tuple[TokenRows, Tensor]]:
+    """Batches of prompts with their responses, and which [b] ended by themselves."""
     room = prompt_room(model.config, max_new_tokens)
     ids, attention = encode_prompts(tokenizer, prompts, room)
     generator = torch.Generator(model.device).manual_seed(seed)
-    texts: list[str] = []
-    finished: list[bool] = []
     for start in range(0, len(ids), batch):
-        rows = slice(start, start + batch)
-        generation = generate(
+        part = slice(start, start + batch)
+        found = generate(
             model,
-            ids[rows],
-            attention[rows],
+            ids[part],
+            attention[part],
             max_new_tokens=max_new_tokens,
             eos_id=tokenizer.eos_token_id,
             generator=generator,
             greedy=greedy,
         )
-        texts += decode_responses(tokenizer, generation.response, generation.mask)
-        finished += generation.finished.tolist()
-    return texts, finished
+        yield join(ids[part], attention[part], found.response, found.mask), found.finished
 
 
 def sample_pairs(
@@ -158,6 +174,30 @@ def fit_score(
     return score_model
 
 
+@dataclass(frozen=True)
+class Models:
+    """The modules that learn, and the reference of the KL term."""
+
+    policy: CausalLMPolicy
+    critic: TokenCritic | None  # None under critic-free advantages
+    reference: Reference | None  # None without a KL term
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a policy is trained on."""
+
+    tokenizer: PreTrainedTokenizerBase  # of the policy
+    prompts: Sequence[Prompt]  # drawn in shuffled passes
+    reward: Score  # to maximise
+    costs: Mapping[str, Score]  # higher = worse, each bounded by its limit
+    demonstrations: Sequence[tuple[Prompt, str]] = ()  # of the PTX term
+
+    def constraints(self, config: AlignConfig) -> Constraints:
+        """One constraint per cost."""
+        return constrain(tuple(self.costs), config.limit, config.constraint)
+
+
 def alignment(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -169,7 +209,7 @@ def alignment(
     critic_trunk: PreTrainedModel | None = None,
     demonstrations: Sequence[tuple[Prompt, str]] = (),
 ) -> Parts:
-    """The loop's parts for a language model; run them with `constrained_rl.ppo.train`.
+    """The loop's parts for a language model in memory; run them with `constrained_rl.ppo.train`.
 
     Args:
         model: the SFT model: start of the policy (a copy) and reference of the KL term.
@@ -182,26 +222,43 @@ def alignment(
         critic_trunk: start of the critic (a copy); default: the SFT model's own trunk.
         demonstrations: (prompt, response) texts of the PTX term, read if `ptx_coefficient` > 0.
     """
-    policy = CausalLMPolicy(copy.deepcopy(model))
-    constraints = constrain(tuple(costs), config.limit, config.constraint)
+    task = Task(tokenizer, prompts, reward, costs, demonstrations)
+    heads = len(stream_names(task.constraints(config), config.ppo))
     trunk = model.base_model if critic_trunk is None else critic_trunk
-    heads = len(stream_names(constraints, config.ppo))
-    critic = TokenCritic(ScoreModel(copy.deepcopy(trunk), heads))  # heads start at 0
+    model.eval()  # dropout in the reference alone would be paid for as KL
+    critic = None
+    if config.ppo.advantage == "gae":
+        critic = TokenCritic(ScoreModel(copy.deepcopy(trunk), heads))  # heads start at 0
+    models = Models(
+        policy=CausalLMPolicy(copy.deepcopy(model)),
+        critic=critic,
+        reference=lambda obs, _: response_logp(model, obs),
+    )
+    return token_parts(models, task, config, seed)
+
+
+def token_parts(models: Models, task: Task, config: AlignConfig, seed: int) -> Parts:
+    """The loop's parts from models as they are handed in; they are trained in place."""
     collector = TokenCollector(
-        policy,
-        tokenizer,
-        prompts,
-        reward,
-        costs,
+        models.policy,
+        task.tokenizer,
+        task.prompts,
+        task.reward,
+        task.costs,
         config.prompts,
         config.max_new_tokens,
         seed,
         None if config.normalize_scores == "none" else ScoreNorm(config.normalize_scores),
+        config.responses_per_prompt,
     )
-    parts = assemble(collector, policy, critic, constraints, config.multiplier, config.ppo, seed)
+    constraints = task.constraints(config)
+    parts = assemble(
+        collector, models.policy, models.critic, constraints, config.multiplier, config.ppo, seed
+    )
     if config.ppo.kl_coefficient > 0:
-        model.eval()  # dropout in the reference alone would be paid for as KL
-        parts.reference = lambda obs, _: response_logp(model, obs)
+        parts.reference = models.reference
     if config.ptx_coefficient > 0:
-        parts.policy_learner.auxiliary = PTX(policy, tokenizer, demonstrations, config, seed)
+        parts.policy_learner.auxiliary = PTX(
+            models.policy, task.tokenizer, task.demonstrations, config, seed
+        )
     return parts

@@ -4,32 +4,36 @@ A reward or cost model reads its score at the last real token, eos included as t
 arithmetic on the attention mask and never by comparing ids: the reference implementation's
 `≠ unk` mask puts the score of GPT-2 on the wrong token. A critic reads the same trunk at every
 decision. Rewards and costs need no such model: any callable on texts is a `Scorer`.
-Absent: statistics of scores inside a score model; RL may standardise rewards (score_norm.py).
+Published checkpoints of other makers are read by score_formats.py.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel
 
+from constrained_rl.checkpoint import write_text
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
 from llm_env.policy import context_length, forward_parameters, position_argument
 from llm_env.prompts import Prompt
+from llm_env.score_files import UNREADABLE, damaged, load_backbone, read_json
+from llm_env.score_normalizer import ScoreNormalizer
 from llm_env.tokens import TokenRows, encode_texts, last_real, pad, position_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HEAD_FILE = "score_head.safetensors"
+ABOUT_FILE = "score_head.json"
+"""names of the heads, and how scores are standardised"""
 
 
 class Scorer(Protocol):
@@ -48,25 +52,43 @@ class ScoreModel(nn.Module):
 
     Args:
         backbone: any `AutoModel` whose output has a `last_hidden_state`.
-        heads: number of scores per token, S.
+        heads: number of scores per token, S, or their names: of harm categories, for one.
+        bias: whether a head adds a constant.
+        normalizer: statistics of a published checkpoint; None: scores are what the head says.
     """
 
-    def __init__(self, backbone: PreTrainedModel, heads: int = 1) -> None:
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        heads: int | Sequence[str] = 1,
+        *,
+        bias: bool = True,
+        normalizer: ScoreNormalizer | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        width = backbone.config.hidden_size
-        # OPT-350m projects its last hidden state back to the width of its embeddings
-        width = getattr(backbone.config, "word_embed_proj_dim", width)
-        self.head = nn.Linear(width, heads, device="meta").to_empty(device=backbone.device)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.names = () if isinstance(heads, int) else tuple(heads)
+        count = heads if isinstance(heads, int) else len(heads)
+        if count < 1 or len(set(self.names)) < len(self.names):
+            raise InputError(f"heads is {heads!r}, expected a number ≥ 1 or names that differ")
+        head = nn.Linear(score_width(backbone), count, bias=bias, device="meta")
+        # float32 whatever the trunk holds: a sum over its width in bfloat16 loses two digits
+        self.head = head.to_empty(device=backbone.device).float()
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
+        self.normalizer = normalizer
         self.train(False)
+
+    @property
+    def heads(self) -> int:
+        """Number of scores, S."""
+        return self.head.out_features
 
     @classmethod
     def from_causal_lm(
         cls,
         model: PreTrainedModel,
-        heads: int = 1,
+        heads: int | Sequence[str] = 1,
         *,
         zero_init: bool = False,
         generator: torch.Generator | None = None,
@@ -86,31 +108,66 @@ class ScoreModel(nn.Module):
         return score_model
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> Self:
-        """Load what `save_pretrained` wrote."""
-        file = Path(directory) / HEAD_FILE
-        if not file.is_file():
+    def from_pretrained(cls, directory: str | Path, dtype: torch.dtype | None = None) -> Self:
+        """Load what `save_pretrained` wrote, the trunk in `dtype` (default: as saved)."""
+        folder = Path(directory)
+        if not (folder / HEAD_FILE).is_file():
             raise InputError(
                 f"{directory} is no score model: {HEAD_FILE} is missing; save one with "
-                "ScoreModel.save_pretrained, or start one with ScoreModel.from_causal_lm"
+                "ScoreModel.save_pretrained, start one with ScoreModel.from_causal_lm, or load "
+                "other formats with score_formats.load_score_model"
             )
+        # folders written before heads had names lack the second file
+        about = read_json(folder / ABOUT_FILE) if (folder / ABOUT_FILE).is_file() else {}
         try:
-            head = load_file(str(file))
-            backbone = AutoModel.from_pretrained(directory, local_files_only=True)
-            score_model = cls(backbone, heads=len(head["bias"]))
-            score_model.head.load_state_dict(head)
-        except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
-            raise InputError(
-                f"{directory} is damaged or no score model ({error}); save it again with "
-                "ScoreModel.save_pretrained"
-            ) from error
+            head = load_file(str(folder / HEAD_FILE))
+            weight, bias = head["weight"], head.get("bias")
+            normalizer = None
+            if "normalizer" in about:
+                statistics = [head[f"normalizer.{name}"] for name in ("mean", "var", "count")]
+                normalizer = ScoreNormalizer(**about["normalizer"], **_named(statistics))
+        except UNREADABLE as error:
+            raise damaged(folder, f"{HEAD_FILE}: {error}") from error
+        score_model = cls(
+            load_backbone(folder, dtype),
+            about.get("names") or len(weight),
+            bias=bias is not None,
+            normalizer=normalizer,
+        )
+        score_model.load_head(weight, bias, str(directory))
         return score_model
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write the trunk with its config.json as transformers does, and the head beside it."""
-        self.backbone.save_pretrained(directory)
+    def load_head(self, weight: Tensor, bias: Tensor | None, source: str) -> None:
+        """Take the head's weights; `InputError` unless they fit the trunk and the heads."""
+        expected = tuple(self.head.weight.shape)
+        if tuple(weight.shape) != expected or (bias is not None and len(bias) != len(weight)):
+            found = f"{tuple(weight.shape)}" + ("" if bias is None else f", bias {len(bias)}")
+            raise InputError(
+                f"the score head of {source} has shape {found}, expected {expected}: the trunk's "
+                f"hidden states have {expected[1]} numbers and the config names {expected[0]} "
+                "scores; head and trunk belong to different models"
+            )
+        state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        self.head.load_state_dict(state)
+
+    def save_pretrained(
+        self, directory: str | Path, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
+        """Write the trunk with its config.json as transformers does, and the head beside it.
+
+        With the tokenizer that it was trained with, the folder can score any policy's texts.
+        """
+        folder = Path(directory)
+        self.backbone.save_pretrained(folder)
         head = {name: value.contiguous() for name, value in self.head.state_dict().items()}
-        save_file(head, str(Path(directory) / HEAD_FILE))
+        about: dict[str, object] = {"names": list(self.names)}
+        if self.normalizer is not None:
+            head |= {f"normalizer.{k}": v for k, v in self.normalizer.state_dict().items()}
+            about["normalizer"] = {"kind": self.normalizer.kind, "active": self.normalizer.active}
+        save_file(head, str(folder / HEAD_FILE))
+        write_text(folder / ABOUT_FILE, json.dumps(about))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
 
     def train(self, mode: bool = True) -> Self:
         """Switch this wrapper; the trunk itself stays in eval mode."""
@@ -140,9 +197,22 @@ class ScoreModel(nn.Module):
 
     def score(self, hidden: Tensor) -> Tensor:  # [..., width] -> [..., S]
         """Apply the head in float32, whatever the trunk computes in."""
-        return nn.functional.linear(
-            hidden.float(), self.head.weight.float(), self.head.bias.float()
-        )
+        bias = None if self.head.bias is None else self.head.bias.float()
+        scores = nn.functional.linear(hidden.float(), self.head.weight.float(), bias)
+        return scores if self.normalizer is None else self.normalizer(scores)
+
+
+def score_width(backbone: PreTrainedModel) -> int:
+    """Numbers in a trunk's last hidden state."""
+    config = backbone.config.get_text_config()
+    # OPT-350m projects its last hidden state back to the width of its embeddings
+    width: int = getattr(config, "word_embed_proj_dim", config.hidden_size)
+    return width
+
+
+def _named(statistics: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Statistics of scores by name."""
+    return dict(zip(("mean", "var", "count"), statistics, strict=True))
 
 
 class TokenCritic(nn.Module):

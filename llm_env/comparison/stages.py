@@ -10,11 +10,7 @@ draws from random streams of its own, named by (seed, stage), so that they can r
 from __future__ import annotations
 
 import json
-import shutil
-import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -32,6 +28,7 @@ from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.evaluate import evaluate, write_records
 from llm_env.comparison.measure import Row, measure
 from llm_env.comparison.methods import SCORES, Method, Score
+from llm_env.comparison.model import small_llama
 from llm_env.comparison.single import SingleRow, read_single, single_pairs, write_single
 from llm_env.policy import CausalLMPolicy
 from llm_env.preferences import (
@@ -47,6 +44,7 @@ from llm_env.safe_rlhf import alignment, sample_pairs
 from llm_env.score_training import train_score_model
 from llm_env.scoring import ScoreModel
 from llm_env.sft import train_sft
+from llm_env.stages import FIT, progress_file, stage, stream
 from llm_env.world import (
     AnnotatorPool,
     Prompt,
@@ -61,8 +59,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Labelled: TypeAlias = list[RewardPair] | list[CostPair]
-FIT = "fit"
-"""Folder of a fit's checkpoints in the hidden folder of its stage."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class Workspace:
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Random stream of one purpose."""
-        return np.random.default_rng([self.config.seed, zlib.crc32(purpose.encode())])
+        return stream(self.config.seed, purpose)
 
     def seed(self, purpose: str) -> int:
         """Integer seed of one purpose."""
@@ -111,53 +107,11 @@ class Workspace:
         return ScoreModel.from_pretrained(self.folder / f"{name}_model").to(self.device)
 
 
-@contextmanager
-def stage(folder: Path) -> Iterator[Path]:
-    """Work in a hidden folder that becomes `folder` on success; its time is noted in it."""
-    work = folder.with_name(f".{folder.name}")
-    work.mkdir(parents=True, exist_ok=True)
-    wall, cpu = time.perf_counter(), time.process_time()
-    yield work
-    seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-    write_text(work / "time.json", json.dumps(seconds))
-    work.rename(folder)
-    shutil.rmtree(folder / FIT, ignore_errors=True)  # afterwards: a kill here loses nothing
-
-
-def progress_file(work: Path) -> Callable[[int, int, float], None]:
-    """Report of a supervised fit, one JSON line per twenty steps."""
-    path = work / "progress.jsonl"
-    path.unlink(missing_ok=True)
-
-    def report(step: int, steps: int, loss: float) -> None:
-        if step % 20 == 0 or step == steps:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "steps": steps, "loss": loss}) + "\n")
-
-    return report
-
-
 def run_sft(space: Workspace) -> None:
     """Train the SFT model from scratch on demonstrations and evaluate it later, with the scores."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     config, tokenizer = space.config, space.tokenizer()
     with stage(space.folder / "sft") as work:
-        torch.manual_seed(space.seed("sft/weights"))
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=config.model.hidden,
-                intermediate_size=-(-config.model.hidden * 8 // 3 // 16) * 16,
-                num_hidden_layers=config.model.layers,
-                num_attention_heads=config.model.heads,
-                max_position_embeddings=128,
-                tie_word_embeddings=True,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        ).to(space.device)
+        model = small_llama(config.model, tokenizer, space.seed("sft/weights")).to(space.device)
         pairs = space.demonstrations()
         generator = torch.Generator().manual_seed(space.seed("sft/order"))
         train_sft(model, tokenizer, pairs, config.sft, generator, progress_file(work), work / FIT)

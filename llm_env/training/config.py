@@ -6,7 +6,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from constrained_rl.config import CheckpointConfig, Count, Positive, Section, Seed
+from constrained_rl.config import (
+    CheckpointConfig,
+    Count,
+    LoggerName,
+    Positive,
+    Section,
+    Seed,
+    Selection,
+)
+from constrained_rl.errors import InputError
 from llm_env.config import AlignConfig
 from llm_env.data_sources import DataSource
 from llm_env.models import LoRAConfig, ModelSource
@@ -36,15 +45,15 @@ class DistributedConfig(Section):
     """seconds a rank waits for the others before the job ends with an error"""
 
 
-class EvaluationConfig(Section):
-    """Greedy responses to held-out prompts while training; keeps the best feasible policy."""
+class HeldOutConfig(Selection):
+    """Responses to held-out prompts while training; the best feasible policy is kept in best/."""
 
-    every: Annotated[int, Field(ge=0)] = 20
-    """iterations between evaluations, and once at the end; 0: never"""
     prompts: tuple[DataSource, ...] = ()
-    """held-out prompts; without any, there is no evaluation"""
-    count: Count = 256
-    """prompts taken"""
+    """held-out prompts; without any, nothing is evaluated and there is no best/"""
+    count: Annotated[int, Field(ge=2)] = 256
+    """prompts taken, the first ones"""
+    batch: Count = 64
+    """responses generated together"""
 
 
 class TrainConfig(Section):
@@ -74,11 +83,31 @@ class TrainConfig(Section):
     """processes"""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """what is kept"""
-    evaluation: EvaluationConfig = EvaluationConfig()
+    loggers: tuple[LoggerName, ...] = ()
+    """written beside metrics.jsonl: csv, tensorboard, wandb, trackio"""
+    evaluation: HeldOutConfig = HeldOutConfig()
     """what is measured while training"""
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """One limit per cost: its own, or align.limit."""
+        common = self.align.limit
+        shared = common if isinstance(common, tuple) else (common,) * len(self.costs)
+        if len(shared) != len(self.costs):
+            raise InputError(
+                f"align.limit has {len(shared)} entries for {len(self.costs)} costs "
+                f"({', '.join(self.costs)}); give one number, or each cost its own limit"
+            )
+        own = [source.limit for source in self.costs.values()]
+        return tuple(s if o is None else o for o, s in zip(own, shared, strict=True))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.align.ptx_coefficient > 0 and not self.demonstrations:
             raise ValueError("align.ptx_coefficient > 0 needs demonstrations = [{path = …}]")
+        if self.critic.trunk == "shared" and self.policy.lora is None:
+            raise ValueError(
+                "critic.trunk = 'shared' is an adapter beside the policy's: set policy.lora too"
+            )
+        _ = self.limits
         return self

@@ -1,72 +1,114 @@
 """A training run of a language model on disk: start, resume, export.
 
-provenance.json  config.toml  metrics.jsonl  checkpoints/<iteration>/  policy/
+    provenance.json  config.toml  metrics.jsonl  checkpoints/<iteration>/  samples/<iteration>.jsonl
+    best/  policy/
 
-A folder with `policy/`, which is written last, is a finished run.
+`best/` and `policy/` are models that transformers loads, each with a model card. A folder with
+`policy/`, which is written last, is a finished run.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
-from constrained_rl.logging import RichLogger
-from constrained_rl.ppo import Parts
+from constrained_rl.evaluation import Evaluation, Evaluator
+from constrained_rl.loggers import open_loggers, require_loggers
+from constrained_rl.logging import RichLogger, read_metrics
 from constrained_rl.provenance import write_provenance
-from constrained_rl.run import drive, refuse_used
-from constrained_rl.settings import read_toml, to_toml, validate
-from llm_env.data_sources import read_demonstrations, read_prompts
-from llm_env.models import load_causal_lm, load_tokenizer
+from constrained_rl.run import drive, refuse_used, restore
+from constrained_rl.settings import read_toml, require_run, to_toml, validate
+from llm_env.models import load_tokenizer
 from llm_env.policy import CausalLMPolicy
-from llm_env.safe_rlhf import alignment
-from llm_env.score_sources import load_scores
+from llm_env.training.build import build
 from llm_env.training.config import TrainConfig
+from llm_env.training.evaluation import HeldOut, write_samples
+from llm_env.training.export import Card, export
 
 
-def build(config: TrainConfig) -> Parts:
-    """The loop's parts from what the config names."""
-    torch.set_num_threads(config.threads)
-    device = choose_device(config.device)
-    tokenizer = load_tokenizer(config.policy)
-    prompts = read_prompts(config.prompts)
-    reward, costs = load_scores(config.reward, config.costs, tokenizer, device)
-    demonstrations = read_demonstrations(config.demonstrations) if config.demonstrations else ()
-    model = load_causal_lm(config.policy, device)
-    return alignment(
-        model, tokenizer, prompts, reward, costs, config.align, config.seed,
-        demonstrations=demonstrations,
-    )  # fmt: skip
+def read_train_config(folder: Path) -> TrainConfig:
+    """The config of a training run."""
+    require_run(folder)
+    path = folder / "config.toml"
+    return validate(TrainConfig, read_toml(path), str(path))
 
 
 def start(config: TrainConfig, folder: Path) -> Path:
     """Create a run directory, train in it to the end, and return it."""
     refuse_used(folder)
-    parts = build(config)
+    require_loggers(config.loggers)
+    run = Run(config, folder)  # whatever is wrong with the config shows before a folder exists
     folder.mkdir(parents=True, exist_ok=True)
     write_provenance(folder)
     write_text(folder / "config.toml", to_toml(config))
-    finish(config, parts, folder)
+    run.finish()
     return folder
 
 
 def resume(folder: Path) -> bool:
     """Continue a run; False when it was finished already."""
+    config = read_train_config(folder)
     if (folder / "policy").is_dir():
         return False
-    path = folder / "config.toml"
-    config = validate(TrainConfig, read_toml(path), str(path))
-    finish(config, build(config), folder)
+    require_loggers(config.loggers)
+    Run(config, folder).finish()
     return True
 
 
-def finish(config: TrainConfig, parts: Parts, folder: Path) -> None:
-    """Train from wherever the folder stands to the end, then write the policy."""
-    limits = {c.name: c.limit for c in parts.constraints.constraints}
-    loggers = [RichLogger(config.align.iterations, str(folder), limits)]
-    drive(parts, config.align.iterations, folder, config.checkpoint, config.seed, loggers)
-    assert isinstance(parts.policy, CausalLMPolicy)
-    parts.policy.model.save_pretrained(folder / "policy")
-    load_tokenizer(config.policy).save_pretrained(folder / "policy")
+class Run:
+    """A training run in memory, and its folder."""
+
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
+        self._config, self._folder = config, folder
+        self._parts, self._held_out = build(config, choose_device(config.device))
+
+    def finish(self) -> None:
+        """Train from wherever the folder stands to the end, then write the policy."""
+        config, parts, folder = self._config, self._parts, self._folder
+        iterations = config.align.iterations
+        restore(parts, folder)
+        limits = {c.name: c.limit for c in parts.constraints.constraints}
+        title = f"{Path(config.policy.path).name}, seed {config.seed}"
+        loggers = [
+            *open_loggers(config.loggers, config, folder, parts.iteration),
+            RichLogger(iterations, title, limits),
+        ]
+        drive(parts, iterations, folder, config.checkpoint, config.seed, loggers, self._evaluator())
+        self._export("policy", read_metrics(folder / "metrics.jsonl")[-1])
+
+    def _evaluator(self) -> Evaluator | None:
+        """Evaluates on held-out prompts and keeps the best; None without such prompts."""
+        held_out = self._held_out
+        if held_out is None:
+            return None
+        return Evaluator(
+            self._config.evaluation, partial(self._play, held_out), partial(self._export, "best")
+        )
+
+    def _play(self, held_out: HeldOut, deterministic: bool) -> Evaluation:
+        """Evaluate the present policy; its responses stay readable in samples/."""
+        samples = held_out.play(self._policy, deterministic)
+        name = f"{self._parts.iteration:08d}-{samples[0].mode}.jsonl"
+        write_samples(self._folder / "samples" / name, samples)
+        return held_out.evaluation(samples)
+
+    def _export(self, name: str, metrics: Mapping[str, float]) -> None:
+        parts = self._parts
+        standing = {"iteration": parts.iteration, "decisions": parts.decisions}
+        card = Card(
+            base=Path(self._config.policy.path).resolve().name,
+            constraints=parts.constraints.constraints,
+            metrics={**metrics, **standing},
+            config=to_toml(self._config),
+            best=name == "best",
+        )
+        tokenizer = load_tokenizer(self._config.policy)
+        export(self._policy.model, tokenizer, self._folder / name, card)
+
+    @property
+    def _policy(self) -> CausalLMPolicy:
+        assert isinstance(self._parts.policy, CausalLMPolicy)
+        return self._parts.policy

@@ -42,9 +42,15 @@ STEP_COUNT = (0.33, 0.27, 0.40)  # probability of giving one, two or three steps
 MISTAKE, SWAP, REPEAT = 0.15, 0.25, 0.12
 
 
-def sample_prompts(count: int, rng: np.random.Generator) -> list[Prompt]:
-    """Draw prompts independently: kind by its share, then topic and wording uniformly."""
-    pools = [[p for p in all_prompts().values() if p.kind == kind] for kind in KINDS]
+def sample_prompts(
+    count: int, rng: np.random.Generator, among: Sequence[Prompt] | None = None
+) -> list[Prompt]:
+    """Draw prompts independently: kind by its share, then topic and wording uniformly.
+
+    `among` leaves only these to draw from; it must hold prompts of every kind.
+    """
+    known = all_prompts().values() if among is None else among
+    pools = [[p for p in known if p.kind == kind] for kind in KINDS]
     kinds = rng.choice(len(KINDS), size=count, p=[SHARES[kind] for kind in KINDS])
     return [pools[kind][rng.integers(len(pools[kind]))] for kind in kinds]
 

@@ -4,7 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from constrained_rl.advantages import charge_kl, gae, penalized_advantage, whiten
+from constrained_rl.advantages import (
+    charge_kl,
+    gae,
+    group_normalized,
+    leave_one_out,
+    penalized_advantage,
+    whiten,
+)
+from constrained_rl.errors import InputError
 
 seeds = st.integers(0, 2**31)
 
@@ -191,3 +199,83 @@ def test_whitening_forgets_scale_and_offset(seed, scale, offset):
     mask = torch.rand(3, 4, generator=g) < 0.7
     mask[0, :2] = True
     assert_close(whiten(scale * x + offset, mask), whiten(x, mask), atol=1e-8, rtol=1e-6)
+
+
+# without critics
+
+GROUPS = torch.tensor([7, 3, 7, 3, 7])
+
+
+def returns(seed, rows=5, streams=2):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, streams, generator=g, dtype=torch.float64)
+
+
+def test_leave_one_out_subtracts_the_mean_of_the_others_of_the_group():
+    # group 7 holds 6, 0, 3:  6 − 3/2,  0 − 9/2,  3 − 6/2;  group 3 holds 10, 4:  10 − 4,  4 − 10
+    found = leave_one_out(tensor(6, 10, 0, 4, 3).unsqueeze(1), GROUPS)
+    assert found[:, 0].tolist() == [4.5, 6.0, -4.5, -6.0, 0.0]
+
+
+def test_group_normalisation_divides_by_the_deviation_of_the_group():
+    # group 7 holds 6, 0, 3: mean 3, deviation √(18/3) = √6;  group 3 holds 10, 4: mean 7, 3
+    found = group_normalized(tensor(6, 10, 0, 4, 3).unsqueeze(1), GROUPS)
+    root = 6**0.5
+    assert_close(found[:, 0], tensor(3 / root, 1, -3 / root, -1, 0))
+
+
+def test_streams_are_compared_each_on_its_own():
+    both = torch.stack([tensor(6, 10, 0, 4, 3), tensor(1, 1, 1, 5, 7)], -1)
+    for rule in (leave_one_out, group_normalized):
+        alone = [rule(both[:, s : s + 1], GROUPS) for s in (0, 1)]
+        assert_close(rule(both, GROUPS), torch.cat(alone, -1))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
+def test_a_group_that_agrees_teaches_nothing(value):
+    same = torch.full((5, 1), value)
+    for rule in (leave_one_out, group_normalized):
+        assert_close(rule(same, GROUPS), torch.zeros(5, 1), atol=1e-2 * value / 1e4, rtol=0)
+    assert torch.equal(group_normalized(same, GROUPS), torch.zeros(5, 1))
+
+
+@given(seeds)
+def test_advantages_without_critics_sum_to_0_in_every_group(seed):
+    for rule in (leave_one_out, group_normalized):
+        found = rule(returns(seed), GROUPS)
+        for label in (3, 7):
+            assert_close(found[label == GROUPS].sum(0), tensor(0, 0))
+
+
+@given(seeds, st.permutations(range(5)))
+def test_advantages_without_critics_follow_their_rows_and_ignore_the_numbers_of_groups(seed, order):
+    x, renamed = returns(seed), 100 - GROUPS
+    for rule in (leave_one_out, group_normalized):
+        assert_close(rule(x[order], renamed[order]), rule(x, GROUPS)[order])
+
+
+@given(seeds, st.floats(-50, 50))
+def test_what_a_whole_prompt_pays_more_changes_no_advantage(seed, shift):
+    x = returns(seed)
+    harder = x + shift * (GROUPS == 7).unsqueeze(1)
+    for rule in (leave_one_out, group_normalized):
+        assert_close(rule(harder, GROUPS), rule(x, GROUPS), atol=1e-9, rtol=1e-7)
+
+
+@given(seeds, st.floats(0.1, 20))
+def test_lambda_is_a_price_for_leave_one_out_and_none_for_group_normalisation(seed, unit):
+    # The same costs counted in another unit: a price must be divided by it.
+    x, scale = returns(seed), tensor(1, unit)
+    lam = tensor(3)
+    priced = [
+        penalized_advantage(leave_one_out(y, GROUPS), price, divide=False)
+        for y, price in ((x, lam), (x * scale, lam / unit))
+    ]
+    assert_close(*priced)
+    assert_close(group_normalized(x, GROUPS), group_normalized(x * scale, GROUPS))
+
+
+@pytest.mark.parametrize("rule", [leave_one_out, group_normalized])
+def test_a_group_of_one_row_is_refused(rule):
+    with pytest.raises(InputError, match="1 of 2 groups hold one row"):
+        rule(torch.zeros(3, 1), torch.tensor([0, 0, 1]))

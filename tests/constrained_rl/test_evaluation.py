@@ -119,7 +119,7 @@ def make(config, outcomes, past=()):
         costs = np.array([[cost], [cost]], dtype=float)
         return Evaluation(one, costs, one, (Constraint("c", 1.0),), ("c",))
 
-    evaluator = Evaluator(config, play, lambda: saved.append(play.now))
+    evaluator = Evaluator(config, play, lambda _: saved.append(play.now))
     evaluator.remember(past)
     return evaluator, saved
 

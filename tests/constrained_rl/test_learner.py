@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from constrained_rl.engines import Optimization, TorchEngine
 from constrained_rl.errors import NonFiniteError
 from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
 from constrained_rl.ppo import annotate, mix
@@ -97,7 +98,8 @@ def two_rows(advantage=1.0, target=1.0):
 
 
 def learner_of(module, objective, max_grad_norm=1.0, micro_batch=None):
-    return Learner(module, objective, 0.1, (0.9, 0.999), max_grad_norm, micro_batch)
+    engine = TorchEngine(module, Optimization(0.1, (0.9, 0.999), max_grad_norm))
+    return Learner(engine, objective, micro_batch)
 
 
 def test_the_policy_loss_pays_for_entropy():
@@ -153,10 +155,13 @@ class Pull:
     def __init__(self, policy):
         self.policy, self.draws = policy, 0
 
-    def shares(self, micro_batch):
+    def shares(self, micro_batch, engine):
         self.draws += 1
-        for part in (1.0, 2.0):
-            yield self.policy.theta * part, {"loss/pull": self.policy.theta.detach() * part}
+        theta = self.policy.theta
+        return [
+            lambda part=part: (theta * part, {"loss/pull": theta.detach() * part})
+            for part in (1.0, 2.0)
+        ]
 
     def state_dict(self):
         return {"draws": self.draws}
@@ -230,4 +235,4 @@ def test_the_learning_rate_is_scaled_from_its_initial_value():
     learner = learner_of(policy, PolicyObjective(policy, 0.2, 0.0))
     for _ in range(2):  # not compounding
         learner.scale_learning_rate(0.25)
-        assert learner.optimizer.param_groups[0]["lr"] == 0.025
+        assert learner.engine.optimizer.param_groups[0]["lr"] == 0.025

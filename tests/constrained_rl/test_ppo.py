@@ -16,6 +16,7 @@ from constrained_rl.logging import JsonlLogger, RichLogger
 from constrained_rl.ppo import (
     annotate,
     build_streams,
+    compare_rows,
     discounts,
     mix,
     schedule_factor,
@@ -143,8 +144,9 @@ def test_the_kl_to_a_reference_is_charged_and_reported():
 def test_a_critic_without_final_state_is_given_the_value_0_there():
     agent = tiny(ppo={"gamma": 1.0, "gae_lambda": 0.0})
     rollout = agent.parts.collector.collect()
-    full = agent.parts.critic
-    agent.parts.critic = lambda obs: full(obs)[:, :-1]
+    engine = agent.parts.critic_learner.engine
+    full = engine.forward
+    engine.forward = lambda obs: full(obs)[:, :-1]
     streams = annotate(rollout, agent.parts)
     last = streams.advantage[:, -1, 0]
     # δ_T = r_T + γ·0 − V_T
@@ -346,15 +348,14 @@ def test_schedules_move_both_learning_rates_and_the_entropy_weight():
     agent = tiny(ppo=settings | {"schedule": "linear", "entropy_schedule": "cosine"})
     set_schedules(agent.parts, 0.5)
     learners = agent.parts.policy_learner, agent.parts.critic_learner
-    assert [x.optimizer.param_groups[0]["lr"] for x in learners] == [0.05, 0.1]
+    assert [x.engine.optimizer.param_groups[0]["lr"] for x in learners] == [0.05, 0.1]
     assert agent.parts.policy_objective.entropy == pytest.approx(0.2)
 
 
 def test_the_last_iteration_still_learns():
     agent = tiny(ppo={"schedule": "linear"})
-    rates = [
-        agent.parts.policy_learner.optimizer.param_groups[0]["lr"] for _ in agent.iterate_until(4)
-    ]
+    group = agent.parts.policy_learner.engine.optimizer.param_groups[0]
+    rates = [group["lr"] for _ in agent.iterate_until(4)]
     # 3e-4 times 1, ¾, ½, ¼
     assert rates == pytest.approx([3e-4, 2.25e-4, 1.5e-4, 0.75e-4])
 
@@ -392,3 +393,9 @@ def test_loggers_change_no_parameter(tmp_path, monkeypatch):
     assert torch.equal(weights(plain), weights(observed))
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
     assert "lambda/risk" in screen.getvalue()
+
+
+def test_rows_that_name_no_group_cannot_be_compared():
+    config = PPOConfig(advantage="leave_one_out", gamma=1.0)
+    with pytest.raises(InputError, match="the collector names no group of rows"):
+        compare_rows(one_row([1.0, 2.0], [3.0, 4.0]), torch.zeros(1, 2, 2), config)

@@ -31,6 +31,7 @@ def rows(n, **extra):
             "return/mean": float(i),
             "cost/risk": 6.0 - i,
             "estimate/risk": 6.0 - i,
+            "limit/risk": 4.0,
             "lambda/risk": 0.5,
             "entropy": 0.6,
             "kl/approx": 0.01,
@@ -93,18 +94,16 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
 
 
 def test_an_unconstrained_run_shows_its_costs_without_a_limit(tmp_path):
-    unconstrained = ("lambda/risk", "estimate/risk")
+    unconstrained = ("limit/risk", "lambda/risk", "estimate/risk")
     plain = [{k: v for k, v in row.items() if k not in unconstrained} for row in rows(3)]
-    config = RunConfig(preset="ppo", constrained=False)
-    assert cost_curves(config, plain) == [CostCurve("risk", "cost/risk", None)]
+    assert cost_curves(plain) == [CostCurve("risk", "cost/risk", None)]
     html = write_report(run_folder(tmp_path, plain, preset="ppo", constrained=False)).read_text()
     assert "Multiplier" not in html
 
 
 def test_each_cost_has_its_own_limit():
-    metrics = [{"lambda/a": 0.0, "lambda/b": 0.0, "estimate/a": 1.0, "estimate/b": 2.0}]
-    config = RunConfig(limit=(1.0, 25.0))
-    assert cost_curves(config, metrics) == [
+    row = {"lambda/a": 0.0, "lambda/b": 0.0, "limit/a": 1.0, "limit/b": 25.0}
+    assert cost_curves([row]) == [
         CostCurve("a", "estimate/a", 1.0),
         CostCurve("b", "estimate/b", 25.0),
     ]

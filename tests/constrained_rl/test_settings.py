@@ -226,3 +226,8 @@ def test_every_setting_is_described():
         undescribed = [n for n, field in model.model_fields.items() if not field.description]
         assert undescribed == []
     assert set(SUMMARIES) == set(PRESETS)
+
+
+def test_environments_need_critics():
+    with pytest.raises(InputError, match=r"environments need ppo\.advantage='gae'"):
+        validate(RunConfig, {"ppo": {"advantage": "leave_one_out", "gamma": 1.0}}, "test")

@@ -5,6 +5,7 @@ from tiny import causal_lm, word_tokenizer
 from torch.testing import assert_close
 
 from constrained_rl.config import CheckpointConfig
+from constrained_rl.engines import Optimization, TorchEngine
 from constrained_rl.errors import InputError
 from constrained_rl.ppo import annotate, mix, train
 from constrained_rl.run import drive
@@ -131,7 +132,8 @@ def test_demonstrations_come_in_an_order_of_their_own_seed():
 
     def first(seed):
         ptx = PTX(policy, tokenizer, DEMONSTRATIONS * 5, config, seed)
-        return [share[1]["loss/ptx"].item() for share in ptx.shares(1)]
+        engine = TorchEngine(policy, Optimization(0.1, (0.9, 0.999), 1.0))
+        return [share()[1]["loss/ptx"].item() for share in ptx.shares(1, engine)]
 
     assert first(0) == first(0)
     assert first(0) != first(1)

@@ -1,0 +1,262 @@
+"""How does a module take an optimizer step, on one process or on many?
+
+An engine owns a module's optimizer and whatever its ranks do to add up gradients. `forward` is the
+module as training calls it (wrappers hook only `__call__`); acting uses the bare module.
+State is exchanged in one form, full tensors under the module's own names, so that what one engine
+saved another loads, on any number of ranks. Absent here: sharding (llm_env/deepspeed_engine.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from constrained_rl.distributed import World
+from constrained_rl.errors import InputError, require_finite
+from constrained_rl.protocols import Stateful
+
+LossShare = tuple[Tensor, dict[str, Tensor]]
+"""A micro-batch's share of the minibatch loss, and metrics that add up over micro-batches."""
+EPSILON = 1e-5
+"""Adam's, of every engine."""
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Adam, and the bound on the norm of its gradient."""
+
+    learning_rate: float
+    betas: tuple[float, float]
+    max_grad_norm: float
+
+
+class Engine(Stateful, Protocol):
+    """Trains one module. Every rank makes the same calls in the same order."""
+
+    forward: Callable[..., Any]
+    """the module as objectives call it"""
+    world: World
+
+    def zero_grad(self) -> None:
+        """Forget gradients."""
+
+    def accumulate(self, share: Callable[[], LossShare], last: bool) -> dict[str, Tensor]:
+        """Run `share`'s forward and its backward; return its metrics.
+
+        Gradients add up over calls and, once the `last` one before a step is done, over ranks.
+        """
+
+    def step(self) -> Tensor:
+        """Clip, update, and return the norm; `NonFiniteError` if the gradient is no number."""
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Set the learning rate to `factor` times its initial value."""
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Trainable parameters by name, whole, one after another; a replica is fed from it."""
+
+    def state_dict(self) -> dict[str, object]:
+        """What training changes, as full tensors; complete on rank 0, empty elsewhere.
+
+        "module": trainable parameters and buffers by name; "optimizer": Adam's moments and step
+        by place among the trainable parameters; "master": float32 copies of reduced-precision
+        parameters. Frozen parameters are left out: they are where they were loaded from.
+        """
+
+
+class TorchEngine:
+    """Plain torch: each rank holds everything, and DDP adds up gradients where there are several.
+
+    Parameters in reduced precision get float32 copies that Adam works on: in bfloat16, with its 8
+    bits of fraction, a step of 1e-3 of a weight's size would be rounded away.
+    """
+
+    def __init__(
+        self, module: nn.Module, optimization: Optimization, world: World | None = None
+    ) -> None:
+        self.world = world or World()
+        self._module, self._optimization = module, optimization
+        several = self.world.size > 1
+        self.forward = (
+            DistributedDataParallel(module, broadcast_buffers=False) if several else module
+        )
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
+        self._masters = [
+            p if torch.finfo(p.dtype).bits >= 32 else nn.Parameter(p.detach().float())
+            for p in self._parameters
+        ]
+        self.optimizer = torch.optim.Adam(
+            self._masters,
+            lr=optimization.learning_rate,
+            betas=optimization.betas,
+            eps=EPSILON,
+            fused=True,
+        )
+
+    def zero_grad(self) -> None:
+        """As `Engine.zero_grad`."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def accumulate(self, share: Callable[[], LossShare], last: bool) -> dict[str, Tensor]:
+        """As `Engine.accumulate`; only the last backward talks to the other ranks."""
+        forward, quiet = self.forward, nullcontext()
+        if isinstance(forward, DistributedDataParallel) and not last:
+            quiet = forward.no_sync()
+        with quiet:
+            loss, metrics = share()
+            # DDP averages over ranks, and shares of a loss have to be added
+            loss = loss if self.world.size == 1 else loss * self.world.size
+            loss.backward()  # type: ignore[no-untyped-call]
+        return metrics
+
+    def step(self) -> Tensor:
+        """As `Engine.step`; a gradient that is no number moves no weight."""
+        for parameter, master in self._reduced():
+            master.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
+        norm = nn.utils.clip_grad_norm_(self._masters, self._optimization.max_grad_norm)
+        require_finite("gradient norm", norm)
+        self.optimizer.step()
+        self._round_masters()
+        return norm
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """As `Engine.scale_learning_rate`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._optimization.learning_rate * factor
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """As `Engine.full_parameters`."""
+        return trainable(self._module)
+
+    def state_dict(self) -> dict[str, object]:
+        """As `Engine.state_dict`."""
+        if not self.world.first:
+            return {}
+        state: dict[str, object] = {
+            "module": saved_tensors(self._module),
+            "optimizer": {"state": self.optimizer.state_dict()["state"]},
+        }
+        if any(True for _ in self._reduced()):
+            state["master"] = dict(enumerate(m.detach() for m in self._masters))
+        return state
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore `state_dict`; `InputError` where names or shapes differ."""
+        load_tensors(self._module, state)
+        moments = optimizer_state(state, self._parameters)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        masters = master_copies(state)
+        with torch.no_grad():
+            for index, (parameter, master) in enumerate(
+                zip(self._parameters, self._masters, strict=True)
+            ):
+                if master is not parameter:
+                    master.copy_(masters.get(index, parameter))
+        self._round_masters()
+
+    def _reduced(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        """Parameters in reduced precision and their float32 copies."""
+        pairs = zip(self._parameters, self._masters, strict=True)
+        return ((p, master) for p, master in pairs if master is not p)
+
+    @torch.no_grad()
+    def _round_masters(self) -> None:
+        for parameter, master in self._reduced():
+            parameter.copy_(master)
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Which engine trains modules, and on which ranks."""
+
+    world: World = field(default_factory=World)
+    make: Callable[[nn.Module, Optimization, World], Engine] = TorchEngine
+    sharded: bool = False
+    """weights are spread over ranks between forwards, so that acting needs a replica"""
+
+
+def trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Trainable parameters by name; one that two modules share comes once."""
+    return ((name, p) for name, p in module.named_parameters() if p.requires_grad)
+
+
+def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Trainable parameters and buffers: what a checkpoint needs of a module."""
+    return {
+        name: value.detach()
+        for name, value in module.state_dict(keep_vars=True).items()
+        if not isinstance(value, nn.Parameter) or value.requires_grad
+    }
+
+
+def load_tensors(module: nn.Module, state: Mapping[str, object]) -> None:
+    """Put a state's trainable parameters and buffers into a module; frozen ones may be missing."""
+    tensors = module_tensors(state)
+    check_names({name: value.shape for name, value in saved_tensors(module).items()}, tensors)
+    module.load_state_dict(tensors, strict=False)
+
+
+def module_tensors(state: Mapping[str, object]) -> dict[str, Tensor]:
+    """The "module" part of an engine's state."""
+    tensors = state["module"]
+    assert isinstance(tensors, Mapping)
+    return dict(tensors)
+
+
+def check_names(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor]) -> None:
+    """Raise `InputError` unless every expected tensor is there, in its shape."""
+    missing = [name for name in expected if name not in found]
+    misshapen = [
+        f"{name} {tuple(found[name].shape)} for {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    if missing or misshapen:
+        what = "; ".join(
+            f"{label}: {', '.join(names[:3])}{' …' * (len(names) > 3)}"
+            for label, names in (("missing", missing), ("of another shape", misshapen))
+            if names
+        )
+        raise InputError(
+            f"the checkpoint holds another model than the settings describe ({what}); restore the "
+            "settings it was made with (model, adapters, value heads), or start a new run"
+        )
+
+
+def optimizer_state(
+    state: Mapping[str, object], parameters: list[nn.Parameter]
+) -> dict[int, dict[str, Tensor]]:
+    """Adam's state by place among the trainable parameters; checked against their number."""
+    optimizer = state["optimizer"]
+    assert isinstance(optimizer, Mapping)
+    moments: dict[int, dict[str, Tensor]] = optimizer["state"]
+    if moments and max(moments) >= len(parameters):
+        raise InputError(
+            f"the checkpoint's optimizer has {max(moments) + 1} parameters, the model trains "
+            f"{len(parameters)}; restore the settings it was made with, or start a new run"
+        )
+    return dict(moments)
+
+
+def master_copies(state: Mapping[str, object]) -> dict[int, Tensor]:
+    """Float32 copies of reduced-precision parameters; none in a float32 run's state."""
+    masters = state.get("master", {})
+    assert isinstance(masters, Mapping)
+    return dict(masters)
+
+
+@torch.no_grad()
+def feed(replica: nn.Module, engine: Engine) -> None:
+    """Copy an engine's trainable parameters into a replica of its module."""
+    for name, value in engine.full_parameters():
+        replica.get_parameter(name).copy_(value)

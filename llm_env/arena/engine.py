@@ -1,0 +1,220 @@
+"""Models answer, scores judge, everything is kept: what `evaluate` and `arena` share.
+
+    config.toml  provenance.json  answers/  scores/  reference/     work, kept by content
+    generations.jsonl                                               one row per answer
+    results.json  report.html                                       drawn from it
+
+One language model is in memory at a time, and the score models after them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from constrained_rl.assembly import choose_device
+from constrained_rl.checkpoint import write_text
+from constrained_rl.errors import InputError
+from constrained_rl.provenance import write_provenance
+from constrained_rl.settings import to_toml
+from llm_env.arena.answers import Answering, Decoding, Mode, answer, open_model, reference_logp
+from llm_env.arena.cache import Row, digest
+from llm_env.arena.config import ArenaConfig
+from llm_env.arena.judging import Answer, Judge, known, score_answers
+from llm_env.arena.questions import Question, fitting, is_world, read_questions
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Everything that was answered."""
+
+    config: ArenaConfig
+    questions: Sequence[Question]
+    skipped: int  # prompts over some model's context
+    gold: bool  # whether the embedded world judged
+    rows: Mapping[str, Mapping[Mode, Sequence[Answer]]]  # by model and mode, in prompt order
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names, the baseline first."""
+        baseline = self.config.baseline
+        return (baseline, *(name for name in self.rows if name != baseline))
+
+    def of(self, model: str, mode: Mode) -> Sequence[Answer]:
+        """A model's answers in one mode."""
+        return self.rows[model][mode]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The answers of one model in one mode, before they are judged."""
+
+    model: Answering
+    mode: Mode
+    rows: list[Row]
+    key: str
+
+
+def default_folder(config: ArenaConfig) -> Path:
+    """`runs/evaluate/<models>-<digest>`: the same command finds its own folder again."""
+    names = "-".join(config.models).replace("/", "_")[:60]
+    return Path("runs") / "evaluate" / f"{names}-{digest(config.model_dump(mode='json'))}"
+
+
+def collect_answers(config: ArenaConfig, folder: Path, say: Say) -> Answers:
+    """All answers with their scores; what lies in the folder already is taken from it."""
+    check_folder(folder)
+    device = choose_device(config.device)
+    models = {name: open_model(name, source, device) for name, source in config.models.items()}
+    asked = read_questions(config.prompts)
+    readers = {name: model.reader(config.max_new_tokens) for name, model in models.items()}
+    questions = fitting(asked, readers, config.long_prompts == "skip")
+    gold = wants_gold(config, questions)
+    check_scores(config, models, device)
+    begin(config, folder)
+    pieces = _generate(config, models, questions, folder, say)
+    reference = _reference(config, models, pieces, folder, say)
+    scores = _score(config, pieces, device, folder, say)
+    rows: dict[str, dict[Mode, list[Answer]]] = {name: {} for name in models}
+    for index, piece in enumerate(pieces):
+        rows[piece.model.name][piece.mode] = [
+            Answer(
+                model=piece.model.name,
+                mode=piece.mode,
+                kind=questions[i].kind,
+                prompt=questions[i].prompt,
+                response=row["response"],
+                stop_reason=row["stop_reason"],
+                tokens=row["tokens"],
+                logp=row["logp"],
+                reference_logp=reference[index][i] if reference else None,
+                scores={name: values[i] for name, values in scores[index].items()},
+                costs=tuple(config.costs),
+                gold=verdict[0],
+                refusal=verdict[1],
+            )
+            for i, row in enumerate(piece.rows)
+            for verdict in (known(questions[i], row, config, gold),)
+        ]
+    found = Answers(config, questions, len(asked) - len(questions), gold, rows)
+    write_generations(found, folder)
+    return found
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "answers").is_dir():
+        raise InputError(
+            f"{folder} holds something else than an evaluation; give a new folder with --out, or "
+            "one that this command made"
+        )
+
+
+def begin(config: ArenaConfig, folder: Path) -> None:
+    """Make the folder and say what is done in it."""
+    (folder / "answers").mkdir(parents=True, exist_ok=True)
+    write_provenance(folder)
+    write_text(folder / "config.toml", to_toml(config))
+
+
+def wants_gold(config: ArenaConfig, questions: Sequence[Question]) -> bool:
+    """Whether the embedded world judges; `InputError` where it is asked to and cannot."""
+    world = is_world(questions)
+    if config.gold == "world" and not world:
+        raise InputError(
+            "gold is 'world', but some prompts are not of the embedded world; use gold=auto"
+        )
+    return world and config.gold != "none"
+
+
+def check_scores(
+    config: ArenaConfig, models: Mapping[str, Answering], device: torch.device
+) -> None:
+    """Load every score once, so that a broken one is found before hours of generation."""
+    first = next(iter(models.values()))
+    Judge.of(config).load(first.tokenizer, device)
+
+
+def _generate(
+    config: ArenaConfig,
+    models: Mapping[str, Answering],
+    questions: Sequence[Question],
+    folder: Path,
+    say: Say,
+) -> list[Piece]:
+    decoding = Decoding(config.max_new_tokens, config.temperature, config.batch, config.seed)
+    pieces = []
+    for name, model in models.items():
+        for mode in config.modes:
+            say(f"{name}: {len(questions)} {mode} answers")
+            rows, key = answer(model, questions, mode, decoding, folder / "answers")
+            pieces.append(Piece(model, mode, rows, key))
+        model.unload()
+    return pieces
+
+
+def _reference(
+    config: ArenaConfig,
+    models: Mapping[str, Answering],
+    pieces: Sequence[Piece],
+    folder: Path,
+    say: Say,
+) -> list[list[float]]:
+    """log π_ref of every piece; nothing where no reference was named."""
+    if config.reference is None:
+        return []
+    reference = models[config.reference]
+    say(f"log-probabilities under {config.reference}")
+    found = [
+        reference_logp(
+            reference, piece.model, piece.rows, piece.key, config.batch, folder / "reference"
+        )
+        for piece in pieces
+    ]
+    reference.unload()
+    return found
+
+
+def _score(
+    config: ArenaConfig, pieces: Sequence[Piece], device: torch.device, folder: Path, say: Say
+) -> list[dict[str, list[float]]]:
+    """Every score of every piece; score models are loaded once per tokenizer."""
+    found: list[dict[str, list[float]]] = [{} for _ in pieces]
+    by_tokenizer: dict[str, list[int]] = {}
+    for index, piece in enumerate(pieces):
+        by_tokenizer.setdefault(piece.model.vocabulary, []).append(index)
+    for indices in by_tokenizer.values():
+        scores = Judge.of(config).load(pieces[indices[0]].model.tokenizer, device)
+        for name, (source, score) in scores.items():
+            say(f"score {name}")
+            for index in indices:
+                piece = pieces[index]
+                found[index][name] = score_answers(
+                    name, source, score, piece.model, piece.rows, (piece.key, folder / "scores")
+                )
+    return found
+
+
+def write_generations(found: Answers, folder: Path) -> None:
+    """One JSON row per answer: all that tables and figures are made of."""
+    rows = [
+        {"index": i, **row.to_row()}
+        for modes in found.rows.values()
+        for said in modes.values()
+        for i, row in enumerate(said)
+    ]
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(folder / "generations.jsonl", "".join(lines))
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """The numbers of a report."""
+    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(folder / "results.json", text + "\n")

@@ -1,0 +1,1 @@
+"""Iterated Safe RLHF: generate, red-team, label, refit the score models, train again."""

@@ -1,0 +1,136 @@
+"""`crl llm rounds`: which stages there are, in which order; what is finished is kept.
+
+Stages follow each other in one process: each needs the one before, and each may use the whole
+device. Calling it again on the same folder continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from constrained_rl.assembly import choose_device
+from constrained_rl.checkpoint import write_text
+from constrained_rl.errors import InputError, NonFiniteError
+from constrained_rl.provenance import write_provenance
+from constrained_rl.run import refuse_used
+from constrained_rl.settings import read_toml, to_toml, validate
+from llm_env.rounds import evaluation, stages
+from llm_env.rounds.config import RoundsConfig
+from llm_env.rounds.red_team import load_function
+from llm_env.rounds.space import Space
+
+MARK = "rounds.txt"
+"""file that tells a folder of rounds from other runs"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stage: its folder under the whole, and what makes it."""
+
+    folder: str
+    run: Callable[[], None]
+    iterations: int = 0
+
+
+def tasks(space: Space) -> list[Task]:
+    """All stages in their order."""
+    config = space.config
+    found = [Task("start", lambda: stages.run_start(space))] if space.embedded else []
+    for number in range(1, config.rounds + 1):
+        found += round_tasks(space, number)
+    found += score_tasks(space, config.rounds, space.folder / "unified")
+    found.append(Task("evaluation/prompts", lambda: evaluation.run_prompts(space)))
+    for model in range(config.rounds + 1):
+        found.append(
+            Task(f"evaluation/model-{model}", lambda k=model: evaluation.run_answers(space, k))  # type: ignore[misc]
+        )
+    found.append(Task("evaluation/judged", lambda: evaluation.run_judged(space)))
+    return found
+
+
+def round_tasks(space: Space, number: int) -> list[Task]:
+    """The stages of one round."""
+    folder = f"rounds/{number}"
+    return [
+        Task(f"{folder}/red_team", lambda: stages.run_red_team(space, number)),
+        Task(f"{folder}/pairs", lambda: stages.run_pairs(space, number)),
+        Task(f"{folder}/preferences", lambda: stages.run_preferences(space, number)),
+        *score_tasks(space, number, space.round(number)),
+        Task(
+            f"{folder}/policy",
+            lambda: stages.run_policy(space, number),
+            space.config.align.iterations,
+        ),
+    ]
+
+
+def score_tasks(space: Space, number: int, folder: Path) -> list[Task]:
+    """Both score models of one folder, on the labels of rounds 1 … `number`."""
+    base = folder.relative_to(space.folder)
+    kinds: tuple[stages.Kind, stages.Kind] = ("reward", "cost")
+    return [
+        Task(
+            f"{base}/{kind}_model",
+            lambda kind=kind: stages.run_score_model(space, kind, number, folder),  # type: ignore[misc]
+        )
+        for kind in kinds
+    ]
+
+
+def prepare(config: RoundsConfig, folder: Path) -> None:
+    """Write config and provenance into a new folder, once everything it names can be read."""
+    refuse_used(folder)
+    check(Space(folder, config))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / MARK, "made by crl llm rounds\n")
+    write_provenance(folder)
+    write_text(folder / "config.toml", to_toml(config))  # last: now it can be resumed
+
+
+def check(space: Space) -> None:
+    """Read everything that the config names, before anything expensive begins."""
+    config = space.config
+    choose_device(config.device)
+    if config.red_team.kind == "generator":
+        load_function(config.red_team.function)
+    if not space.embedded:
+        space.tokenizer, space.evaluation_prompts  # noqa: B018
+        space.model(0)
+
+
+def load_config(folder: Path) -> RoundsConfig:
+    """The resolved config of a folder of rounds.
+
+    Raises:
+        InputError: it is malformed, or lacks a key, whose default need not be what was run.
+    """
+    path = folder / "config.toml"
+    tree = read_toml(path)
+    optional = {"policy"}  # left out where there is none
+    missing = [name for name in RoundsConfig.model_fields if name not in {*tree, *optional}]
+    if missing:
+        found = f"lacks {', '.join(missing)}" if tree else "is empty"
+        raise InputError(
+            f"{path}: {found}; it is of another version, or was damaged. Restore it, or start "
+            "again with crl llm rounds and a new --out"
+        )
+    return validate(RoundsConfig, tree, str(path))
+
+
+def run_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> None:
+    """Run every stage that is not finished; `report` is told of each one that is."""
+    space = Space(folder, load_config(folder))
+    torch.set_num_threads(space.config.threads)
+    for task in tasks(space):
+        if (folder / task.folder).exists():
+            continue
+        (folder / task.folder).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            task.run()
+        except (InputError, NonFiniteError) as error:
+            raise type(error)(f"{task.folder}: {error}") from error
+        report(task.folder)

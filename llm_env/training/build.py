@@ -1,0 +1,94 @@
+"""From a training config to data, models and the loop's parts.
+
+What is cheap to check comes first: data, tokenizer, score models; then the models that are trained.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from constrained_rl.ppo import Parts, stream_names
+from llm_env.config import AlignConfig
+from llm_env.data_sources import read_demonstrations, read_prompts
+from llm_env.models import load_causal_lm, load_tokenizer
+from llm_env.policy import CausalLMPolicy, response_logp
+from llm_env.prompts import Prompt
+from llm_env.safe_rlhf import Models, Task, token_parts
+from llm_env.score_sources import load_scores
+from llm_env.scoring import ScoreModel, TokenCritic
+from llm_env.training.config import TrainConfig
+from llm_env.training.evaluation import HeldOut
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def build_task(config: TrainConfig, device: torch.device) -> Task:
+    """Prompts, scores and demonstrations."""
+    tokenizer = load_tokenizer(config.policy)
+    prompts = read_prompts(config.prompts)
+    demonstrations = read_demonstrations(config.demonstrations) if config.demonstrations else ()
+    reward, costs = load_scores(config.reward, config.costs, tokenizer, device)
+    return Task(tokenizer, prompts, reward, costs, demonstrations)
+
+
+def build_models(config: TrainConfig, heads: int, device: torch.device) -> Models:
+    """Policy, critic with `heads` value heads, and KL reference."""
+    model = load_causal_lm(config.policy, device)
+    critic = None
+    if config.align.ppo.advantage == "gae":
+        critic = TokenCritic(ScoreModel(critic_trunk(config, model, device), heads))
+    reference = copy.deepcopy(model)
+    return Models(CausalLMPolicy(model), critic, lambda obs, _: response_logp(reference, obs))
+
+
+def critic_trunk(
+    config: TrainConfig, model: PreTrainedModel, device: torch.device
+) -> PreTrainedModel:
+    """What the critic starts from."""
+    match config.critic.trunk:
+        case "policy":
+            return copy.deepcopy(model.base_model)
+        case "reward":
+            assert config.reward.path is not None
+            return ScoreModel.from_pretrained(config.reward.path).backbone.to(device)
+        case path:
+            source = config.policy.model_copy(update={"path": path})
+            return load_causal_lm(source, device).base_model
+
+
+def resolve(config: TrainConfig) -> AlignConfig:
+    """The RL settings with one limit per cost."""
+    return config.align.model_copy(update={"limit": config.limits})
+
+
+def build(config: TrainConfig, device: torch.device) -> tuple[Parts, HeldOut | None]:
+    """The loop's parts, and the held-out prompts where there are some."""
+    torch.set_num_threads(config.threads)
+    task = build_task(config, device)
+    held_out = read_held_out(config)
+    align = resolve(config)
+    constraints = task.constraints(align)
+    models = build_models(config, len(stream_names(constraints, align.ppo)), device)
+    parts = token_parts(models, task, align, config.seed)
+    if not held_out:
+        return parts, None
+    evaluation = HeldOut(
+        task=replace(task, prompts=held_out),
+        constraints=constraints.constraints,
+        max_new_tokens=align.max_new_tokens,
+        batch=config.evaluation.batch,
+        seed=config.seed,
+    )
+    return parts, evaluation
+
+
+def read_held_out(config: TrainConfig) -> list[Prompt]:
+    """The prompts of evaluations; none where none are asked for."""
+    if not config.evaluation.prompts or config.evaluation.every == 0:
+        return []
+    return read_prompts(config.evaluation.prompts)[: config.evaluation.count]

@@ -1,0 +1,186 @@
+"""`crl llm train` on tiny random models in folders: a run is started, killed, resumed, exported."""
+
+import shutil
+
+import pytest
+import torch
+from families import save_family
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from constrained_rl.checkpoint import checkpoints
+from constrained_rl.errors import InputError
+from constrained_rl.logging import read_metrics
+from constrained_rl.settings import merge, validate
+from constrained_rl.stopping import Stopped
+from llm_env.scoring import ScoreModel
+from llm_env.training import run
+from llm_env.training.config import TrainConfig
+from llm_env.training.evaluation import read_samples
+from llm_env.training.report import write_training_report
+
+PROMPTS = ["how do i bake bread", "how do i trap a wolf", "hello", "tell me a story", "what is up"]
+SHORT = {
+    "iterations": 4,
+    "prompts": 6,
+    "max_new_tokens": 5,
+    "limit": 0.5,
+    "ppo": {"kl_coefficient": 0.1, "minibatches": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Policy, reward model and cost model of one family, and prompts."""
+    home = tmp_path_factory.mktemp("models")
+    policy = save_family("llama", home / "policy")
+    model = AutoModelForCausalLM.from_pretrained(policy)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    for seed, name in enumerate(("reward", "cost")):
+        generator = torch.Generator().manual_seed(seed)
+        score = ScoreModel.from_causal_lm(model, generator=generator)
+        score.save_pretrained(home / name)
+        tokenizer.save_pretrained(home / name)
+    (home / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    (home / "held_out.txt").write_text("good morning\nwhere is the cat\n")
+    return home
+
+
+def tree(models, **over):
+    return merge(
+        {
+            "policy": {"path": str(models / "policy")},
+            "reward": {"path": str(models / "reward"), "direction": "higher_is_better"},
+            "costs": {"harm": {"path": str(models / "cost"), "direction": "higher_is_worse"}},
+            "prompts": [{"path": str(models / "prompts.txt")}],
+            "align": SHORT,
+            "checkpoint": {"every": 2},
+            "evaluation": {
+                "every": 2,
+                "select": "deterministic",
+                "prompts": [{"path": str(models / "held_out.txt")}],
+            },
+        },
+        over,
+    )
+
+
+def config_of(models, **over):
+    return validate(TrainConfig, tree(models, **over), "test")
+
+
+def learned(folder):
+    """Metrics without the times."""
+    rows = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(models, tmp_path_factory):
+    return run.start(config_of(models), tmp_path_factory.mktemp("runs") / "whole")
+
+
+def test_a_run_leaves_a_model_that_transformers_loads(models, finished):
+    policy = AutoModelForCausalLM.from_pretrained(finished / "policy")
+    start = AutoModelForCausalLM.from_pretrained(models / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(finished / "policy")
+    moved = [
+        not torch.equal(a, b) for a, b in zip(policy.parameters(), start.parameters(), strict=True)
+    ]
+    assert all(moved)
+    assert (
+        tokenizer("how do i")["input_ids"]
+        == AutoTokenizer.from_pretrained(models / "policy")("how do i")["input_ids"]
+    )
+    card = (finished / "policy" / "README.md").read_text()
+    assert "| harm | P(C > 0) | 0.5 |" in card
+    assert "After iteration 4" in card
+    assert 'path = "' in card
+
+
+def test_evaluations_are_rows_of_the_metrics_and_their_responses_can_be_read(finished):
+    rows = read_metrics(finished / "metrics.jsonl")
+    assert [row["iteration"] for row in rows if "evaluation/feasible" in row] == [2, 4]
+    samples = read_samples(finished / "samples" / "00000004-greedy.jsonl")
+    assert [sample["prompt"] for sample in samples] == ["good morning", "where is the cat"]
+    mean = sum(sample["reward"] for sample in samples) / 2
+    assert rows[-1]["evaluation/deterministic/return"] == pytest.approx(mean)
+    assert {sample["stop"] for sample in samples} <= {"eos", "length"}
+
+
+def test_a_run_killed_anywhere_continues_to_the_same_bits(models, finished, tmp_path):
+    folder = tmp_path / "killed"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "policy")
+    shutil.rmtree(folder / "checkpoints" / "00000004")
+    assert run.resume(folder)
+    assert learned(folder) == learned(finished)
+    weights = [p / "policy" / "model.safetensors" for p in (folder, finished)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert not run.resume(folder)
+
+
+def test_a_stopped_run_keeps_its_work(models, finished, tmp_path, monkeypatch):
+    asked = iter([False, True])
+    monkeypatch.setattr("constrained_rl.run.finishing_steps", lambda: _asking(lambda: next(asked)))
+    with pytest.raises(Stopped):
+        run.start(config_of(models), tmp_path / "stopped")
+    monkeypatch.undo()
+    assert checkpoints(tmp_path / "stopped" / "checkpoints")
+    assert run.resume(tmp_path / "stopped")
+    assert learned(tmp_path / "stopped") == learned(finished)
+
+
+class _asking:  # noqa: N801  stands for a context manager
+    def __init__(self, stopping):
+        self.stopping = stopping
+
+    def __enter__(self):
+        return self.stopping
+
+    def __exit__(self, *_):
+        return None
+
+
+def test_the_best_is_the_feasible_evaluation_with_the_highest_reward(finished):
+    rows = [row for row in read_metrics(finished / "metrics.jsonl") if "evaluation/feasible" in row]
+    feasible = [row for row in rows if row["evaluation/feasible"]]
+    assert (finished / "best").is_dir() == bool(feasible)
+    if feasible:
+        best = max(feasible, key=lambda row: row["evaluation/deterministic/return"])
+        card = (finished / "best" / "README.md").read_text()
+        assert f"After iteration {best['iteration']:g} " in card
+
+
+def test_each_cost_may_have_its_own_limit(models):
+    cost = tree(models)["costs"]["harm"]
+    config = config_of(models, costs={"rude": cost | {"limit": 0.25}})
+    assert config.limits == (0.5, 0.25)
+
+
+def test_a_report_is_one_file(finished):
+    html = write_training_report(finished).read_text(encoding="utf-8")
+    assert "where is the cat" in html
+    assert "http://" not in html
+    assert "Multiplier" in html
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ({"align": {"ptx_coefficient": 1.0}}, "needs demonstrations"),
+        ({"critic": {"trunk": "shared"}}, r"set policy\.lora too"),
+        ({"align": {"limit": [0.1, 0.2]}}, "2 entries for 1 costs"),
+        ({"reward": {"direction": "up"}}, "higher_is_better"),
+        ({"policy": {"pth": "x"}}, "did you mean 'path'"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused(models, over, said):
+    with pytest.raises(InputError, match=said):
+        config_of(models, **over)
+
+
+def test_a_folder_that_is_missing_leaves_no_run_behind(models, tmp_path):
+    config = config_of(models, policy={"path": str(tmp_path / "nowhere")})
+    with pytest.raises(InputError, match="nowhere"):
+        run.start(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
