@@ -8,6 +8,7 @@ saved another loads, on any number of ranks. Absent here: sharding (llm_env/deep
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -52,8 +53,8 @@ class Engine(Stateful, Protocol):
         Gradients add up over calls and, once the `last` one before a step is done, over ranks.
         """
 
-    def step(self) -> Tensor:
-        """Clip, update, and return the norm; `NonFiniteError` if the gradient is no number."""
+    def step(self) -> None:
+        """Clip and update; `NonFiniteError` on all ranks if the gradient is no number."""
 
     def scale_learning_rate(self, factor: float) -> None:
         """Set the learning rate to `factor` times its initial value."""
@@ -80,12 +81,11 @@ class TorchEngine:
     def __init__(
         self, module: nn.Module, optimization: Optimization, world: World | None = None
     ) -> None:
+        _refuse_float16(module)
         self.world = world or World()
         self._module, self._optimization = module, optimization
-        several = self.world.size > 1
-        self.forward = (
-            DistributedDataParallel(module, broadcast_buffers=False) if several else module
-        )
+        self._several = None if self.world.size == 1 else _averaging(module)
+        self.forward: Callable[..., Any] = self._several or module
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         self._masters = [
             p if torch.finfo(p.dtype).bits >= 32 else nn.Parameter(p.detach().float())
@@ -107,17 +107,14 @@ class TorchEngine:
 
     def accumulate(self, share: Callable[[], LossShare], last: bool) -> dict[str, Tensor]:
         """As `Engine.accumulate`; only the last backward talks to the other ranks."""
-        forward, quiet = self.forward, nullcontext()
-        if isinstance(forward, DistributedDataParallel) and not last:
-            quiet = forward.no_sync()
-        with quiet:
+        with nullcontext() if self._several is None or last else self._several.no_sync():
             loss, metrics = share()
             # DDP averages over ranks, and shares of a loss have to be added
             loss = loss if self.world.size == 1 else loss * self.world.size
             loss.backward()  # type: ignore[no-untyped-call]
         return metrics
 
-    def step(self) -> Tensor:
+    def step(self) -> None:
         """As `Engine.step`; a gradient that is no number moves no weight."""
         for parameter, master in self._reduced():
             master.grad = None if parameter.grad is None else parameter.grad.float()
@@ -126,7 +123,6 @@ class TorchEngine:
         require_finite("gradient norm", norm)
         self.optimizer.step()
         self._round_masters()
-        return norm
 
     def scale_learning_rate(self, factor: float) -> None:
         """As `Engine.scale_learning_rate`."""
@@ -142,7 +138,7 @@ class TorchEngine:
         if not self.world.first:
             return {}
         state: dict[str, object] = {
-            "module": saved_tensors(self._module),
+            "module": {n: value.detach() for n, value in saved_tensors(self._module).items()},
             "optimizer": {"state": self.optimizer.state_dict()["state"]},
         }
         if any(True for _ in self._reduced()):
@@ -175,6 +171,22 @@ class TorchEngine:
             parameter.copy_(master)
 
 
+def _refuse_float16(module: nn.Module) -> None:
+    if any(p.dtype == torch.float16 for p in module.parameters() if p.requires_grad):
+        raise InputError(
+            "a model whose float16 weights are trained needs its loss scaled, or small gradients "
+            "become 0; use bfloat16 or float32, or distributed.engine='deepspeed'"
+        )
+
+
+def _averaging(module: nn.Module) -> DistributedDataParallel:
+    """DDP; it averages gradients, and leaves buffers alone, which no forward changes."""
+    with warnings.catch_warnings():
+        # torch 2.13 renames this argument; the new name does not exist in 2.8
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(module, broadcast_buffers=False)
+
+
 @dataclass(frozen=True)
 class Engines:
     """Which engine trains modules, and on which ranks."""
@@ -193,7 +205,7 @@ def trainable(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Trainable parameters and buffers: what a checkpoint needs of a module."""
     return {
-        name: value.detach()
+        name: value
         for name, value in module.state_dict(keep_vars=True).items()
         if not isinstance(value, nn.Parameter) or value.requires_grad
     }

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from constrained_rl.agent import Agent
@@ -29,7 +30,7 @@ from constrained_rl.loggers import open_loggers, require_loggers
 from constrained_rl.logging import JsonlLogger, RichLogger, keep_iterations, read_metrics
 from constrained_rl.ppo import Parts, train
 from constrained_rl.processes import ProcessEndedError, close_envs
-from constrained_rl.protocols import Logger
+from constrained_rl.protocols import Logger, Metrics
 from constrained_rl.provenance import write_provenance
 from constrained_rl.settings import read_run_config, require_run, to_toml
 from constrained_rl.stopping import Stopped, finishing_steps
@@ -41,7 +42,7 @@ def default_folder(name: str, seed: int) -> Path:
     return Path("runs") / name.replace("/", "_") / f"{stamp}-s{seed}"
 
 
-BEFORE_CONFIG = {"provenance.json", "comparison"}
+BEFORE_CONFIG = {"provenance.json", "comparison", "rounds.txt"}
 """What is written before config.toml; alone, it is left by a run that was killed as it began."""
 
 
@@ -140,30 +141,43 @@ def drive(
     """Run the loop in a folder: restore, evaluate, log to metrics.jsonl, checkpoint.
 
     Checkpoints fall on fixed iterations. Asked to stop, it ends after the iteration under way with
-    a checkpoint, where one can be made.
+    a checkpoint, where one can be made. Of several ranks, all of which must see the folder, the
+    first evaluates and writes, while the others wait for it.
     """
+    world = parts.world
     if parts.iteration == 0:
         restore(parts, folder)
-    keep_iterations(folder / "metrics.jsonl", parts.iteration)
+    world.on_first(lambda: keep_iterations(folder / "metrics.jsonl", parts.iteration))
     root = folder / "checkpoints"
     with ExitStack() as stack:
-        every = [JsonlLogger(folder / "metrics.jsonl"), *loggers]
+        every = [JsonlLogger(folder / "metrics.jsonl"), *loggers] if world.first else []
         for logger in every:
             stack.callback(logger.close)
         stopping = stack.enter_context(finishing_steps())
         if evaluator is not None:
             evaluator.remember(read_metrics(folder / "metrics.jsonl"))
-            if evaluator.exhausted:  # the process ended before it could write the policy
+            if world.any(evaluator.exhausted):  # the process ended before it wrote the policy
                 return
         stack.enter_context(stopping_with_processes(root, stopping))
         for metrics in train(parts, iterations):
-            if evaluator is not None:
-                metrics |= evaluator(parts.iteration, parts.iteration == iterations)
-            for logger in every:
-                logger.log(parts.iteration, metrics)
-            keep_or_stop(parts, root, checkpoint, seed, stopping())
-            if evaluator is not None and evaluator.exhausted:
+            world.on_first(partial(report, parts, metrics, every, evaluator, iterations))
+            keep_or_stop(parts, root, checkpoint, seed, world.any(stopping()))
+            if evaluator is not None and world.any(evaluator.exhausted):
                 break
+
+
+def report(
+    parts: Parts,
+    metrics: Metrics,
+    loggers: Sequence[Logger],
+    evaluator: Evaluator | None,
+    iterations: int,
+) -> None:
+    """Evaluate where it is due, and log an iteration."""
+    if evaluator is not None:
+        metrics |= evaluator(parts.iteration, parts.iteration == iterations)
+    for logger in loggers:
+        logger.log(parts.iteration, metrics)
 
 
 def keep_or_stop(
@@ -175,7 +189,8 @@ def keep_or_stop(
         # Environments that cannot save their state restart here, resumed or not.
         parts.collector.at_checkpoint(seed * 1_000_003 + parts.iteration)
     if scheduled or (stop and saves_episodes(parts)):
-        save_checkpoint(root, parts.iteration, parts.state_dict(), checkpoint.keep)
+        state = parts.state_dict()  # by all ranks: each may hold a part of it
+        parts.world.on_first(lambda: save_checkpoint(root, parts.iteration, state, checkpoint.keep))
     elif stop:
         stands = parts.iteration - parts.iteration % checkpoint.every
         raise Stopped(

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from constrained_rl import cli as core
 from constrained_rl.errors import InputError
+from llm_env.arena import cli as arena
 
 if TYPE_CHECKING:
     from llm_env.comparison.config import CompareConfig
@@ -33,6 +34,9 @@ app.command()(core.schema)
 app.command()(core.train)
 app.command()(core.plot)
 app.add_typer(llm, name="llm")
+llm.command("evaluate")(arena.evaluate)
+llm.command("arena")(arena.arena)
+llm.command("chat")(arena.chat)
 
 QUICK_HELP = "fewer weights, less data: a look in three minutes, not a measurement"
 
@@ -56,12 +60,20 @@ def is_training_run(folder: Path) -> bool:
     return path.is_file() and "reward" in read_toml(path)
 
 
+def is_rounds(folder: Path) -> bool:
+    """True where `crl llm rounds` made the folder."""
+    return (folder / "rounds.txt").is_file()
+
+
 @app.command()
 def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> None:
     """Continue a run or a comparison where it stopped; nothing to do on a finished one."""
     if is_comparison(folder):
         require_llm()
         finish_comparison(folder)
+    elif is_rounds(folder):
+        require_llm()
+        finish_rounds(folder)
     elif is_training_run(folder):
         require_llm()
         from llm_env.training import run
@@ -170,6 +182,31 @@ def train(
     Console().print(f"finished: {folder}/policy  (plots: crl report {folder})")
 
 
+ROUNDS_HELP = "[CONFIG.toml] key.path=value …, e.g. rounds=2 annotator.kind=file"
+
+
+@llm.command()
+def rounds(
+    settings: Annotated[list[str] | None, typer.Argument(help=ROUNDS_HELP)] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the rounds; must be new")] = None,
+) -> None:
+    """Iterated Safe RLHF: generate, red-team, label, refit, train again; with a report.
+
+    Without a policy in the config, on the embedded world: about ten minutes.
+    """
+    require_llm()
+    from constrained_rl.run import default_folder
+    from constrained_rl.settings import merge, read_layers, validate
+    from llm_env.rounds.config import RoundsConfig, default_tree
+    from llm_env.rounds.schedule import prepare
+
+    tree, source = read_layers(*core.split_settings(settings or []))
+    config = validate(RoundsConfig, merge(default_tree(), tree), source)
+    folder = out or default_folder("rounds", config.seed)
+    prepare(config, folder)
+    finish_rounds(folder)
+
+
 @llm.command()
 def schema(
     form: Annotated[
@@ -181,6 +218,21 @@ def schema(
     from llm_env.comparison.config import CompareConfig
 
     core.print_schema(CompareConfig, form)
+
+
+SERVE_HELP = "CONFIG.toml key.path=value …, e.g. costs.harm.path=models/cost port=8008"
+
+
+@llm.command("serve-scores")
+def serve_scores(settings: Annotated[list[str], typer.Argument(help=SERVE_HELP)]) -> None:
+    """Serve score models over HTTP, for runs that name this as the url of a score."""
+    require_llm()
+    from constrained_rl.settings import read_layers, validate
+    from llm_env.score_service import ServeConfig, serve
+
+    tree, source = read_layers(*core.split_settings(settings))
+    config = validate(ServeConfig, tree, source)
+    serve(config, lambda line: print(line, flush=True))
 
 
 @llm.command("check-data")
@@ -272,6 +324,25 @@ def finish_comparison(folder: Path) -> None:
         console.print(f"report: {path}", highlight=False, soft_wrap=True)
 
 
+def finish_rounds(folder: Path) -> None:
+    """Run what is missing, then summarise, report and print; or say which labels are awaited."""
+    from llm_env.rounds.annotators import AwaitingLabels
+    from llm_env.rounds.report import write_rounds_report
+    from llm_env.rounds.results import print_results, summarize_rounds
+    from llm_env.rounds.schedule import run_all
+
+    console = Console()
+    with core.resumable(folder):
+        try:
+            run_all(folder)
+        except AwaitingLabels as awaited:
+            console.print(f"{awaited}\nthen continue with: crl resume {folder}", highlight=False)
+            return
+        print_results(summarize_rounds(folder)[0], console)
+        path = write_rounds_report(folder)
+        console.print(f"report: {path}", highlight=False, soft_wrap=True)
+
+
 def require_llm() -> None:
     """Raise an installation hint unless transformers is there."""
     from importlib.util import find_spec
@@ -283,9 +354,28 @@ def require_llm() -> None:
         )
 
 
+def quiet_libraries() -> None:
+    """No progress bars and remarks of transformers and DeepSpeed between a command's own lines.
+
+    TRANSFORMERS_VERBOSITY in the environment wins.
+    """
+    import logging
+    import os
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # DeepSpeed says on standard output that there is no GPU as soon as anything imports it, and
+    # transformers does when it saves a model
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: not str(record.msg).startswith("Setting accelerator to CPU")
+    )
+
+
 def main() -> None:
     """Entry point of the console script."""
     import sys
+
+    quiet_libraries()
 
     # `env.id=my_env:Name-v0` finds my_env.py in the folder one works in, as `python -m` would; a
     # console script does not have it on its path. At the end: it must not hide a package.

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from constrained_rl.costs import function_name, short
+from constrained_rl.distributed import World
 from constrained_rl.errors import InputError, NonFiniteError, require_finite
 from constrained_rl.rollout import Episodes, Rollout
-from llm_env.generation import Generation, generate
+from llm_env.divided_generation import Division, gather_generation, generate_own
+from llm_env.generation import Generation
 from llm_env.passes import ShuffledPasses
 from llm_env.policy import CausalLMPolicy, prompt_room
 from llm_env.prompts import Prompt
@@ -110,8 +112,11 @@ class TokenCollector:
         seed: int,
         score_norm: ScoreNorm | None = None,
         responses_per_prompt: int = 1,
+        division: Division | None = None,
     ) -> None:
         check_tokenizer(tokenizer)
+        self._division = division or Division(World())
+        self._division.check(batch)
         self._policy, self._tokenizer, self._prompts = policy, tokenizer, list(prompts)
         self._reward, self._costs = reward, dict(costs)
         self.cost_names = tuple(costs)
@@ -131,22 +136,21 @@ class TokenCollector:
         attention = self._attention[index]
         width = int(attention.sum(1).max())  # prompts are left-padded to the longest of all
         prompt_ids, attention = self._ids[index, -width:], attention[:, -width:]
-        generation = generate(
+        own = generate_own(
             self._policy.model,
             prompt_ids,
             attention,
+            self._division,
             max_new_tokens=self._max_new_tokens,
             eos_id=self._tokenizer.eos_token_id,
             generator=self._sampler,
         )
+        mine = self._division.world.slice(self._batch)
+        rows = join(prompt_ids[mine], attention[mine], own.response, own.mask)
+        prompts = [self._prompts[i] for i in index[mine].tolist()]
+        reward, costs = self._scores(Responses(rows, prompts, self._tokenizer), own.logp)
+        generation = gather_generation(own, self._batch, self._division.world)
         rows = join(prompt_ids, attention, generation.response, generation.mask)
-        responses = Responses(rows, [self._prompts[i] for i in index.tolist()], self._tokenizer)
-        # float32 whatever a scorer counts in: discounts take the dtype of the streams
-        reward = finite_scores("reward", self._reward, responses).to(generation.logp)
-        costs = [
-            finite_scores(f"cost {name!r}", cost, responses).to(generation.logp)
-            for name, cost in self._costs.items()
-        ]
         cost = torch.stack(costs, -1) if costs else reward.new_zeros(len(reward), 0)
         learned = reward if self._score_norm is None else self._score_norm.standardize(reward)
         group = torch.arange(len(drawn), device=reward.device).repeat_interleave(self._repeats)
@@ -155,6 +159,17 @@ class TokenCollector:
         # decodes and trains with different roundings, so there it is computed again.
         exact = torch.finfo(self._policy.model.dtype).bits >= 32
         return rollout if exact else replace(rollout, behaviour_logp=None)
+
+    def _scores(self, responses: Responses, like: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Reward and costs, each [B] of all ranks, from this rank's responses."""
+        # float32 whatever a scorer counts in: discounts take the dtype of the streams
+        reward = finite_scores("reward", self._reward, responses).to(like)
+        costs = [
+            finite_scores(f"cost {name!r}", cost, responses).to(like)
+            for name, cost in self._costs.items()
+        ]
+        world = self._division.world
+        return world.gather(reward, self._batch), [world.gather(c, self._batch) for c in costs]
 
     def at_checkpoint(self, seed: int) -> None:
         """Nothing is under way between iterations."""

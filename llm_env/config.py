@@ -59,6 +59,9 @@ class AlignConfig(Section):
     """responses per iteration"""
     responses_per_prompt: Count = 1
     """how many of them answer the same prompt, at least 2 where advantages have no critics"""
+    generation_batch: Count | None = None
+    """of them that a rank decodes together; bounds the memory of keys and values, and does not
+    change what is sampled; default: all of a rank's"""
     max_new_tokens: Count = 48
     """longest response"""
     limit: Finite | tuple[Finite, ...] = 0.05

@@ -39,12 +39,21 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the prompts stand in a larger batch that is decoded in pieces."""
+
+    first: int  # the place of their first row
+    total: int  # rows of the whole batch, each of which gets a random number per step
+
+
+@dataclass(frozen=True)
 class _Choice:
     """How a token is chosen."""
 
     temperature: float
     greedy: bool
     generator: torch.Generator
+    place: Place
 
 
 class _Written:
@@ -190,6 +199,7 @@ def generate(
     generator: torch.Generator,
     temperature: float = 1.0,
     greedy: bool = False,
+    place: Place | None = None,
 ) -> Generation:
     """Decode a response to every prompt, by sampling or greedily.
 
@@ -198,13 +208,13 @@ def generate(
     """
     prompt_ids, attention = (x.to(model.device) for x in (prompt_ids, prompt_attention.bool()))
     _check(model, attention, max_new_tokens, temperature)
-    choice = _Choice(temperature, greedy, generator)
+    choice = _Choice(temperature, greedy, generator, place or Place(0, len(prompt_ids)))
     written = _Written(len(prompt_ids), max_new_tokens, eos_id, model.device)
     decoder = _Decoder(model, attention, max_new_tokens)
     row = torch.arange(len(prompt_ids), device=model.device)  # [b] the row of each batch line
     logits = decoder.prefill(prompt_ids)
     for t in range(max_new_tokens):
-        token, logp = _choose(logits, row, len(prompt_ids), choice)
+        token, logp = _choose(logits, row, choice)
         live = written.write(t, row, token, logp)
         left = int(live.sum())
         if left == 0 or t + 1 == max_new_tokens:
@@ -219,7 +229,6 @@ def generate(
 def _choose(
     logits: Tensor,  # [b, V]
     row: Tensor,  # [b]
-    rows: int,
     choice: _Choice,
 ) -> tuple[Tensor, Tensor]:
     """Token and its log-probability at temperature 1, each [b].
@@ -230,12 +239,16 @@ def _choose(
     if choice.greedy:
         token = logits.argmax(-1)
     else:
-        u = torch.rand(
-            rows, 1, generator=choice.generator, device=choice.generator.device, dtype=torch.float64
-        ).to(logits.device)[row]
+        drawn = uniforms(choice.place.total, choice.generator).to(logits.device)
+        u = drawn[choice.place.first + row]
         scaled = logp if choice.temperature == 1 else (logits / choice.temperature).log_softmax(-1)
         token = invert(scaled, u)
     return token, logp.gather(1, token.unsqueeze(1)).squeeze(1)
+
+
+def uniforms(rows: int, generator: torch.Generator) -> Tensor:  # [B, 1]
+    """One number u per row, uniform on [0, 1), for one step."""
+    return torch.rand(rows, 1, generator=generator, device=generator.device, dtype=torch.float64)
 
 
 def invert(

@@ -2,16 +2,18 @@
 
 A refused connection, a time-out, a status 429 or 5xx and an answer that cannot be read are tried
 again; any other status is the caller's mistake and is reported at once. Absent: authentication,
-proxies, streaming.
+proxies, redirections, streaming.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
+import threading
 import time
-import urllib.error
-import urllib.request
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,6 +22,8 @@ from constrained_rl.errors import InputError
 
 Result = TypeVar("Result")
 LONGEST_PAUSE = 60.0
+LARGEST_ANSWER = 2**28
+"""bytes; what is cut off here is no JSON"""
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 """statuses that may be gone a moment later"""
 
@@ -33,7 +37,7 @@ class Patience:
     backoff: float = 1.0  # seconds before the first retry, doubled before each next
 
     def pause(self, retry: int) -> float:
-        """Seconds before retry 0, 1, …"""
+        """Seconds before the first retry (0), the second (1) and so on."""
         return min(LONGEST_PAUSE, self.backoff * 2.0**retry)
 
 
@@ -52,14 +56,14 @@ def post_json(
             time.sleep(patience.pause(attempt - 1))
         try:
             return read(_answer(url, data, patience.timeout))
-        except urllib.error.HTTPError as error:
-            reason = f"status {error.code} {error.reason}"
-            if error.code not in TRANSIENT:
+        except _StatusError as error:
+            reason = str(error)
+            if error.status not in TRANSIENT:
                 raise InputError(f"{url} refused the request ({reason}); check the URL") from error
         except TimeoutError:
-            reason = f"no answer within {patience.timeout:g} s"
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
+            reason = f"no whole answer within {patience.timeout:g} s"
+        except (http.client.HTTPException, OSError) as error:
+            reason = str(error) or type(error).__name__
         except (InputError, ValueError) as error:  # garbage: no JSON, or not what was asked for
             reason = f"an answer that cannot be used: {error}"
     attempts = patience.retries + 1
@@ -69,8 +73,54 @@ def post_json(
     )
 
 
+class _StatusError(Exception):
+    """An answer whose status is not 200, with the beginning of what it says."""
+
+    def __init__(self, status: int, reason: str, body: bytes) -> None:
+        said = " ".join(body.decode(errors="replace").split())
+        super().__init__(f"status {status} {reason}" + (f": {said:.300}" if said else ""))
+        self.status = status
+
+
 def _answer(url: str, data: bytes, timeout: float) -> object:
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310
-        found: object = json.loads(response.read())
+    """The JSON answer; `TimeoutError` unless all of it comes in time.
+
+    A socket's own time-out starts again with every byte, so a service that drips would hold a run
+    for ever: a watch hangs up when the time is over.
+    """
+    parts = urllib.parse.urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=timeout)
+    over = threading.Event()
+    begun = time.monotonic()
+    connection.connect()
+    hung = threading.Timer(
+        max(0.0, begun + timeout - time.monotonic()), _hang_up, (connection.sock, over)
+    )
+    hung.daemon = True
+    hung.start()
+    try:
+        where = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        connection.request("POST", where, data, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        body = response.read(LARGEST_ANSWER)
+    except (http.client.HTTPException, OSError) as error:
+        if over.is_set():
+            raise TimeoutError from error
+        raise
+    finally:
+        hung.cancel()
+        connection.close()
+    if over.is_set():
+        raise TimeoutError
+    if response.status != http.HTTPStatus.OK:
+        raise _StatusError(response.status, response.reason, body)
+    found: object = json.loads(body)
     return found
+
+
+def _hang_up(sock: socket.socket, over: threading.Event) -> None:
+    """Make every wait on a socket end now."""
+    over.set()
+    with contextlib.suppress(OSError):  # the other side was quicker
+        sock.shutdown(socket.SHUT_RDWR)

@@ -14,7 +14,7 @@ import lzma
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedIOBase, BufferedReader, FileIO
 from pathlib import Path
 from typing import NoReturn
@@ -37,6 +37,7 @@ class Line:
     number: int  # 1-based, blank lines counted
     data: bytes  # without its line end; the first KEPT_BYTES where it was too long
     length: int  # bytes, line end included
+    offset: int = field(default=0, compare=False)  # of its first byte, in the decompressed file
 
     @property
     def is_cut(self) -> bool:
@@ -50,12 +51,13 @@ def iter_lines(path: str | Path) -> Iterator[Line]:
     Raises:
         InputError: the file cannot be read, is a directory, or is a damaged archive.
     """
-    path, number = Path(path), 0
+    path, number, offset = Path(path), 0, 0
     try:
         with _open(path) as file:
             while data := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
-                line = _line(file, number, data)
+                line = _line(file, number, data, offset)
+                offset = line.offset + line.length
                 if line.data.strip():
                     yield line
     except DAMAGED as error:
@@ -119,18 +121,18 @@ def _open(path: Path) -> BufferedIOBase:
     return BufferedReader(FileIO(path), 2**20)
 
 
-def _line(file: BufferedIOBase, number: int, data: bytes) -> Line:
+def _line(file: BufferedIOBase, number: int, data: bytes, offset: int) -> Line:
     """A line of the file; what is too long is skipped up to its end in pieces."""
-    if number == 1:
-        data = data.removeprefix(BOM)
+    if number == 1 and data.startswith(BOM):
+        data, offset = data.removeprefix(BOM), len(BOM)
     length = len(data)
     if length <= MAX_LINE_BYTES:
-        return Line(number, data.rstrip(b"\r\n"), length)
+        return Line(number, data.rstrip(b"\r\n"), length, offset)
     kept = data[:KEPT_BYTES]
     while data and not data.endswith(b"\n"):
         data = file.readline(2**20)
         length += len(data)
-    return Line(number, kept, length)
+    return Line(number, kept, length, offset)
 
 
 def _hint(path: Path) -> str:

@@ -1,6 +1,8 @@
 """Which causal language model, and how it is held: weights, precision, attention, adapters.
 
-Absent: downloads (a path is a folder), quantisation.
+What a folder lacks is said before its weights are read. A loaded model is in eval mode, proven
+causal and blind to padding. Absent: downloads (a path is a folder), quantisation, code that a
+folder brings along.
 """
 
 from __future__ import annotations
@@ -9,15 +11,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
 from constrained_rl.config import Count, Positive, Section
 from constrained_rl.errors import InputError
-from llm_env.tokens import check_tokenizer
+from llm_env.generation import generate
+from llm_env.policy import forward_parameters, position_argument, response_logp
+from llm_env.prompts import PromptFormat, set_prompt_format
+from llm_env.recompute import recompute_activations
+from llm_env.score_files import damaged, load_whole, quiet_transformers, read_json
+from llm_env.tokens import check_tokenizer, join, position_ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DType = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 
 
 class LoRAConfig(Section):
@@ -38,38 +47,195 @@ class ModelSource(Section):
     """folder that `save_pretrained` wrote: weights, config, tokenizer"""
     dtype: DType = "float32"
     """precision of the weights"""
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """attention implementation"""
+    attention: Attention = "auto"
+    """attention implementation; auto: the fastest that transformers has for the family"""
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, a third more time"""
+    prompt_format: PromptFormat = "auto"
+    """how prompts become text. auto: as the folder says, else strings as they are and turns by the
+    chat template; template: all by the chat template; beaver: all as the Safe RLHF models were
+    trained (BEGINNING OF CONVERSATION: USER: … ASSISTANT:); plain: strings as they are"""
+    eos_token: str | None = None
+    """token that ends a response, as "<end_of_turn>" of chat models; default: the tokenizer's"""
     lora: LoRAConfig | None = None
     """train adapters and keep the weights; the KL reference is the adapter switched off"""
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The tokenizer in the model's folder; `InputError` unless responses can end."""
+    """The tokenizer in the model's folder, as its prompts and responses need it.
+
+    Raises:
+        InputError: there is none, responses cannot end, or it knows more tokens than the model.
+    """
     from transformers import AutoTokenizer
 
-    _require_folder(source.path)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        source.path, local_files_only=True
-    )
+    config = read_config(source)
+    try:
+        with quiet_transformers():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                source.path, local_files_only=True, trust_remote_code=False
+            )
+    # whatever a tokenizer's own code makes of a damaged file; tokenizers raises Exception itself
+    except Exception as error:
+        raise damaged(Path(source.path), f"no tokenizer can be read: {error}") from error
+    if source.eos_token is not None:
+        _set_eos(tokenizer, source.eos_token)
     check_tokenizer(tokenizer)
+    _require_rows(tokenizer, config, source.path)
+    if source.prompt_format != "auto":
+        set_prompt_format(tokenizer, source.prompt_format)
     return tokenizer
 
 
 def load_causal_lm(source: ModelSource, device: torch.device) -> PreTrainedModel:
-    """The model, in eval mode on `device`."""
+    """The model, in eval mode on `device`.
+
+    Raises:
+        InputError: the folder holds no decoder-only model or a damaged one, or the settings do not
+            fit the model, the device or what is installed.
+    """
     from transformers import AutoModelForCausalLM
 
-    _require_folder(source.path)
+    read_config(source)
+    _check_settings(source, device)
     options = {} if source.attention == "auto" else {"attn_implementation": source.attention}
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        source.path, local_files_only=True, dtype=getattr(torch, source.dtype), **options
+    model = load_whole(
+        AutoModelForCausalLM, Path(source.path), dtype=getattr(torch, source.dtype), **options
     )
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    _probe(model, source.path)
+    if source.gradient_checkpointing:
+        recompute_activations(model)
+    return model
 
 
-def _require_folder(path: str) -> None:
-    if not Path(path).is_dir():
-        raise InputError(f"model folder {path} does not exist; give one that holds config.json")
+def read_config(source: ModelSource) -> PreTrainedConfig:
+    """The model's config.json, without its weights; `InputError` unless it is a decoder's."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    folder = Path(source.path)
+    if not folder.is_dir():
+        raise InputError(f"model folder {folder} does not exist; give one that holds config.json")
+    if not (folder / "config.json").is_file():
+        hint = "give a folder that save_pretrained wrote"
+        if (folder / "adapter_config.json").is_file():
+            hint = "it is an adapter; merge it into its model and save that"
+        raise InputError(f"{folder} is no model: config.json is missing; {hint}")
+    kind = read_json(folder / "config.json").get("model_type")
+    try:
+        with quiet_transformers():
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(folder, f"config.json of model_type {kind!r}: {error}") from error
+    if config.is_encoder_decoder or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise InputError(
+            f"{folder} holds a model of type {kind!r}, which is no decoder-only language model; "
+            "give one that AutoModelForCausalLM loads, as Llama, Qwen or Gemma"
+        )
+    return config
+
+
+def _check_settings(source: ModelSource, device: torch.device) -> None:
+    """Refuse what the device or the installation cannot do."""
+    from transformers.utils import is_flash_attn_2_available
+
+    if source.dtype == "float16" and device.type == "cpu":
+        raise InputError(
+            "dtype is float16 on the CPU, where it is slower than float32 and small gradients "
+            "become 0; use dtype=bfloat16 for the same memory, or dtype=float32"
+        )
+    if source.attention != "flash_attention_2":
+        return
+    if device.type != "cuda" or source.dtype == "float32":
+        raise InputError(
+            f"attention is flash_attention_2, which needs a GPU and bfloat16 or float16, found "
+            f"{device.type} and {source.dtype}; use attention=sdpa"
+        )
+    if not is_flash_attn_2_available():
+        raise InputError(
+            "attention is flash_attention_2, but the package flash-attn is not installed; install "
+            "it with: pip install flash-attn --no-build-isolation, or use attention=sdpa"
+        )
+
+
+def _set_eos(tokenizer: PreTrainedTokenizerBase, token: str) -> None:
+    """Make `token` end responses; `InputError` unless the tokenizer knows it."""
+    if token not in tokenizer.get_vocab():
+        raise InputError(
+            f"eos_token is {token!r}, which is no token of the tokenizer; its own is "
+            f"{tokenizer.eos_token!r}"
+        )
+    tokenizer.eos_token = token
+
+
+def _require_rows(
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, folder: str
+) -> None:
+    """`InputError` if the tokenizer can write an id that the model's embedding has no row for."""
+    rows = config.get_text_config(decoder=True).vocab_size
+    vocabulary = tokenizer.get_vocab()
+    token, largest = max(vocabulary.items(), key=lambda item: item[1])
+    if largest >= rows:
+        raise InputError(
+            f"the tokenizer in {folder} writes ids up to {largest} ({token!r}), but the model's "
+            f"embedding has {rows} rows (ids 0 … {rows - 1}); save the tokenizer that belongs to "
+            f"the model, or resize its embedding: model.resize_token_embeddings({largest + 1})"
+        )
+
+
+@torch.no_grad()
+def _probe(model: PreTrainedModel, folder: str) -> None:
+    """`InputError` unless the model is what training and decoding take it for.
+
+    One forward of [1, 2, 3], [1, 2, 0] and [padding, 1, 2]: the first two share their prediction
+    after (1, 2), and the third makes it one place to the right. Then two tokens are decoded after
+    two of these prompts: their log-probabilities are those of a forward of the whole.
+    """
+    ids = torch.tensor([[1, 2, 3], [1, 2, 0], [0, 1, 2]], device=model.device)
+    attention = torch.ones_like(ids, dtype=torch.bool)
+    attention[2, 0] = False
+    positions = position_argument(forward_parameters(model), position_ids(attention))
+    logits = model(input_ids=ids, attention_mask=attention, use_cache=False, **positions).logits
+    logp = logits.float().log_softmax(-1)
+    if not bool(logp.isfinite().all()):
+        raise InputError(
+            f"the predictions of the model in {folder} are no finite numbers in {model.dtype}; its "
+            "weights are damaged, or need dtype=float32 or bfloat16"
+        )
+    whole, seen = logp[0, 1], _distance(logp[0, 2], logp[1, 2])
+    rounding = 4 * torch.finfo(model.dtype).eps * float(logits.abs().max())
+    wrong = []
+    if _distance(logp[1, 1], whole) > 0.001 * seen + rounding:
+        wrong.append("a later token moves an earlier prediction")
+    if _distance(logp[2, 2], whole) > 0.05 * seen + rounding:
+        wrong.append("padding on the left moves a prediction")
+    if not wrong and not _decodes(model, ids[1:], attention[1:]):
+        wrong.append("decoding token by token differs from reading the whole")
+    if wrong:
+        raise InputError(
+            f"{folder} holds a {type(model).__name__}, in which {' and '.join(wrong)}; expected a "
+            "decoder-only transformer, as Llama, Qwen or Gemma"
+        )
+
+
+def _decodes(model: PreTrainedModel, ids: Tensor, attention: Tensor) -> bool:
+    """Whether decoded tokens have the log-probabilities that a forward gives them."""
+    found = generate(
+        model,
+        ids,
+        attention,
+        max_new_tokens=2,
+        eos_id=-1,
+        generator=torch.Generator(),
+        greedy=True,
+    )
+    rows = join(ids, attention, found.response, found.mask)
+    rounding = 0.01 if torch.finfo(model.dtype).bits >= 32 else 0.25
+    return _distance(response_logp(model, rows), found.logp) <= rounding
+
+
+def _distance(first: Tensor, second: Tensor) -> float:
+    return float((first - second).abs().max())

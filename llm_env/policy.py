@@ -1,18 +1,21 @@
 """A causal language model as a policy: log-probability and entropy of every response token.
 
 log π(a_t | x, a_<t) = log softmax(logits at the token before a_t)[a_t], in float32 and at
-temperature 1. Logits are computed for the response only: over a large vocabulary they are the
-largest tensor of the whole step. Absent: sampling (generation.py), value heads (scoring.py).
+temperature 1. Over a large vocabulary logits are the largest tensor of the whole step: they are
+computed for the response only, and what is made of them in float32 exists for a few tokens at a
+time. Absent: sampling (generation.py), value heads (scoring.py).
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
@@ -20,6 +23,9 @@ from llm_env.tokens import TokenRows, position_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+
+CHUNK = 2**24  # float32 numbers over the vocabulary that exist at a time: 64 MiB
 
 
 class CausalLMPolicy(nn.Module):
@@ -45,9 +51,9 @@ class CausalLMPolicy(nn.Module):
 
         H_t = −Σ_v p_v log p_v, from the one log-softmax that log π needs.
         """
-        logp = response_log_softmax(self.model, obs)  # [B, T, V]
-        entropy = -(logp.exp() * logp).sum(-1)
-        return logp.gather(-1, action.unsqueeze(-1)).squeeze(-1), entropy
+        logits = response_logits(self.model, obs)
+        logp, entropy = by_chunks(logp_and_entropy, logits, action)
+        return logp, entropy
 
     def update_statistics(self, rollout: Rollout) -> None:
         """Do nothing: token ids need no running statistics."""
@@ -56,20 +62,17 @@ class CausalLMPolicy(nn.Module):
 def response_logp(model: PreTrainedModel, rows: TokenRows) -> Tensor:
     """Log-probabilities [B, T] of the response tokens the rows hold; arbitrary where padded."""
     logits = response_logits(model, rows)
-    # log softmax(z)[a] = −cross_entropy(z, a): one pass that never stores the [B, T, V] result
-    loss = nn.functional.cross_entropy(
-        logits.flatten(0, 1), rows.response_ids.flatten(), reduction="none"
-    )
-    return -loss.view(rows.response_ids.shape)
+    (logp,) = by_chunks(logp_alone, logits, rows.response_ids)
+    return logp
 
 
 def response_log_softmax(model: PreTrainedModel, rows: TokenRows) -> Tensor:
     """Log-probabilities of all tokens at every response position: [B, T, V] float32."""
-    return torch.log_softmax(response_logits(model, rows), dim=-1)
+    return torch.log_softmax(response_logits(model, rows).float(), dim=-1)
 
 
 def response_logits(model: PreTrainedModel, rows: TokenRows) -> Tensor:
-    """Float32 logits [B, T, V]; column t is computed from the tokens before response token t."""
+    """Logits [B, T, V] in the model's precision; column t predicts response token t."""
     # the last token predicts nothing, so it is not fed: inputs are the columns 0 … P + T − 2
     ids, attention = rows.ids[:, :-1], rows.attention[:, :-1]
     accepted = forward_parameters(model)
@@ -78,7 +81,42 @@ def response_logits(model: PreTrainedModel, rows: TokenRows) -> Tensor:
         arguments["logits_to_keep"] = rows.decisions
     output = model(input_ids=ids, attention_mask=attention, use_cache=False, **arguments)
     logits: Tensor = output.logits[:, -rows.decisions :]
-    return logits.float()
+    return logits
+
+
+def logp_and_entropy(logits: Tensor, action: Tensor) -> tuple[Tensor, ...]:  # [N, V], [N] -> [N]
+    """Per token: log p_a and H = −Σ_v p_v log p_v, from one log-softmax in float32."""
+    logp = torch.log_softmax(logits.float(), dim=-1)
+    entropy = -(logp.exp() * logp).sum(-1)
+    return logp.gather(-1, action.unsqueeze(-1)).squeeze(-1), entropy
+
+
+def logp_alone(logits: Tensor, action: Tensor) -> tuple[Tensor, ...]:  # [N, V], [N] -> [N]
+    """Per token: log p_a in float32, by one pass that never stores the log-softmax."""
+    # log softmax(z)[a] = −cross_entropy(z, a)
+    return (-nn.functional.cross_entropy(logits.float(), action, reduction="none"),)
+
+
+def by_chunks(
+    statistics: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+    logits: Tensor,  # [B, T, V]
+    action: Tensor,  # [B, T]
+) -> tuple[Tensor, ...]:
+    """Statistics [B, T] of every token, computed for a few tokens at a time.
+
+    A chunk's float32 copies of the logits go when it is done, and are made again in the backward
+    pass, so that only the logits themselves are kept. The numbers do not depend on `CHUNK`.
+    """
+    size = max(1, CHUNK // logits.shape[-1])
+    flat, chosen = logits.flatten(0, 1), action.flatten()
+    if len(flat) <= size:
+        parts = [statistics(flat, chosen)]
+    else:
+        parts = [
+            checkpoint(statistics, *part, use_reentrant=False, preserve_rng_state=False)
+            for part in zip(torch.split(flat, size), torch.split(chosen, size), strict=True)
+        ]
+    return tuple(torch.cat(part).view(action.shape) for part in zip(*parts, strict=True))
 
 
 def forward_parameters(model: PreTrainedModel) -> frozenset[str]:

@@ -12,6 +12,26 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
+def labelled_pair_loss(
+    score: Tensor,  # [B, 2, K] of both responses
+    order: Tensor,  # [B, K] +1: the first scores higher, −1: the second, 0: not known
+    sign: Tensor,  # [B, 2, K] +1 unsafe, −1 safe, 0: not known
+    regularization: float = 0.0,
+) -> Tensor:
+    """Comparisons and signs of K scores at once, summed over them, each a mean over all B pairs.
+
+    L = Σ_k mean_i[ −|o| log σ(o (c_0 − c_1)) − Σ_j |s_j| log σ(s_j c_j) ] + μ Σ_k mean([c_0, c_1]²)
+
+    What is not known adds nothing, and the means divide by B nevertheless: micro-batches of a batch
+    then add up to it.
+    """
+    difference = score[:, 0] - score[:, 1]
+    ranking = -(order.abs() * logsigmoid(order * difference)).mean(0)
+    placing = -(sign.abs() * logsigmoid(sign * score)).sum(1).mean(0)
+    regularizer = score.square().mean((0, 1))
+    return (ranking + placing + regularization * regularizer).sum()
+
+
 def reward_model_loss(
     chosen: Tensor,  # [B]
     rejected: Tensor,  # [B]
@@ -21,8 +41,9 @@ def reward_model_loss(
 
     The regularizer keeps scores near zero, which the differences alone leave free.
     """
-    ranking = -logsigmoid(chosen - rejected).mean()
-    return ranking + regularization * _mean_square(chosen, rejected)
+    score = torch.stack([chosen, rejected], 1)[..., None]
+    order = torch.ones_like(chosen)[:, None]
+    return labelled_pair_loss(score, order, torch.zeros_like(score), regularization)
 
 
 def cost_model_loss(
@@ -41,13 +62,10 @@ def cost_model_loss(
     C(y_0) = 0: an unsafe response is more harmful than y_0, a safe one less. They give the scores
     their zero, hence the constraint C ≤ 0 its meaning. `ranking` and `sign` switch terms off.
     """
-    loss = regularization * _mean_square(more_harmful, less_harmful)
-    if ranking:
-        loss = loss - logsigmoid(more_harmful - less_harmful).mean()
-    if sign:
-        loss = loss - logsigmoid(more_harmful_sign * more_harmful).mean()
-        loss = loss - logsigmoid(less_harmful_sign * less_harmful).mean()
-    return loss
+    score = torch.stack([more_harmful, less_harmful], 1)[..., None]
+    order = torch.full_like(more_harmful, float(ranking))[:, None]
+    signs = torch.stack([more_harmful_sign, less_harmful_sign], 1)[..., None] * float(sign)
+    return labelled_pair_loss(score, order, signs, regularization)
 
 
 def ranking_accuracy(higher: Tensor, lower: Tensor) -> float:  # [B], [B]
@@ -58,8 +76,3 @@ def ranking_accuracy(higher: Tensor, lower: Tensor) -> float:  # [B], [B]
 def sign_accuracy(score: Tensor, sign: Tensor) -> float:  # [B], [B]
     """Share of responses on the labelled side of zero, s · c > 0."""
     return float((score * sign > 0).double().mean())
-
-
-def _mean_square(first: Tensor, second: Tensor) -> Tensor:
-    """Mean square over both responses of every pair."""
-    return torch.cat([first, second]).square().mean()

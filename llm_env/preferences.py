@@ -4,18 +4,19 @@ D_R = {(x, y_w, y_l)} with y_w the more HELPFUL response (`better_response_id`),
 D_C = {(x, y_w, y_l, s_w, s_l)} with y_w the more HARMFUL one, so `safer_response_id` names y_l; a
 sign is +1 for unsafe, −1 for safe (Dai et al., ICLR 2024, §3.1). A file (.jsonl, .jsonl.gz,
 .jsonl.xz) is read row by row and completely before anything is trained; its problems are reported
-together, by line, and bad rows can be set aside. Absent: downloads, other formats.
+together, by line, and bad rows can be set aside. Other formats: data/formats.py. Absent: downloads.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -27,9 +28,11 @@ from pydantic import (
 )
 
 from constrained_rl.errors import InputError
-from llm_env.jsonl import iter_lines, parse
+from llm_env.jsonl import Line, iter_lines, parse
 from llm_env.prompts import FieldError, Message, checked_prompt
 from llm_env.quarantine import MAX_REPORTED, BadRow, Quarantine, Tally, no_rows
+
+T = TypeVar("T")
 
 KINDS = {
     "missing": "is missing",
@@ -110,13 +113,17 @@ class RewardPair:
 
 @dataclass(frozen=True)
 class CostPair:
-    """An element of D_C; signs are +1 for unsafe, −1 for safe."""
+    """An element of D_C; signs are +1 for unsafe, −1 for safe, 0 where nobody said.
+
+    Pairs without `ranked` are labelled response by response: which is worse is not known.
+    """
 
     prompt: str | list[Message]
     more_harmful: str  # y_w
     less_harmful: str  # y_l
     more_harmful_sign: int
     less_harmful_sign: int
+    ranked: bool = True
 
     @property
     def responses(self) -> tuple[str, str]:
@@ -124,49 +131,64 @@ class CostPair:
         return self.more_harmful, self.less_harmful
 
 
+def reward_pair(row: PreferenceRow) -> RewardPair:
+    """The element of D_R: the winner is the more helpful response."""
+    better = row.better_response_id
+    return RewardPair(row.prompt, row.responses[better], row.responses[1 - better])
+
+
+def cost_pair(row: PreferenceRow) -> CostPair:
+    """The element of D_C: the winner is the more harmful response, not the safer one."""
+    less, more = row.safer_response_id, 1 - row.safer_response_id
+    return CostPair(
+        prompt=row.prompt,
+        more_harmful=row.responses[more],
+        less_harmful=row.responses[less],
+        more_harmful_sign=-1 if row.safe[more] else 1,
+        less_harmful_sign=-1 if row.safe[less] else 1,
+    )
+
+
 def reward_pairs(rows: Sequence[PreferenceRow]) -> list[RewardPair]:
-    """D_R: the winner is the more helpful response."""
-    return [
-        RewardPair(
-            prompt=row.prompt,
-            chosen=row.responses[row.better_response_id],
-            rejected=row.responses[1 - row.better_response_id],
-        )
-        for row in rows
-    ]
+    """D_R of rows."""
+    return [reward_pair(row) for row in rows]
 
 
 def cost_pairs(rows: Sequence[PreferenceRow]) -> list[CostPair]:
-    """D_C: the winner is the more harmful response, the one that is not the safer."""
-    pairs = []
-    for row in rows:
-        less, more = row.safer_response_id, 1 - row.safer_response_id
-        pairs.append(
-            CostPair(
-                prompt=row.prompt,
-                more_harmful=row.responses[more],
-                less_harmful=row.responses[less],
-                more_harmful_sign=-1 if row.safe[more] else 1,
-                less_harmful_sign=-1 if row.safe[less] else 1,
-            )
-        )
-    return pairs
+    """D_C of rows."""
+    return [cost_pair(row) for row in rows]
+
+
+def parse_row(line: Line) -> PreferenceRow:
+    """The row of a line; `ValidationError` or `FieldError` when it is bad."""
+    return PreferenceRow.model_validate(parse(line))
+
+
+def checked(line: Line, read: Callable[[Line], T], file: str | None = None) -> T | BadRow:
+    """What `read` makes of a line, or the reasons why it cannot."""
+    try:
+        return read(line)
+    except ValidationError as error:
+        return BadRow(line.number, tuple(_problems(error)), line.data, file)
+    except FieldError as problem:
+        return BadRow(line.number, (problem,), line.data, file)
 
 
 def iter_preferences(path: str | Path) -> Iterator[PreferenceRow | BadRow]:
     """Good and bad rows of a file in order, in memory that does not grow with the file."""
-    for line in iter_lines(path):
-        try:
-            yield PreferenceRow.model_validate(parse(line))
-        except ValidationError as error:
-            yield BadRow(line.number, tuple(_problems(error)), line.data)
-        except FieldError as problem:
-            yield BadRow(line.number, (problem,), line.data)
+    return (checked(line, parse_row) for line in iter_lines(path))
 
 
 def sift(
     path: str | Path, max_bad: float, quarantine: str | Path | None, tally: Tally
 ) -> Iterator[PreferenceRow]:
+    """Good rows of a file; see `sift_rows`."""
+    return sift_rows(iter_preferences(path), max_bad, quarantine, tally)
+
+
+def sift_rows(
+    rows: Iterable[T | BadRow], max_bad: float, quarantine: str | Path | None, tally: Tally
+) -> Iterator[T]:
     """Good rows; bad ones are counted in `tally` and set aside in a new file `quarantine`.
 
     Raises:
@@ -176,9 +198,9 @@ def sift(
     if not 0 <= max_bad <= 1:
         raise InputError(f"the allowed share of bad rows is {max_bad}, expected 0 … 1")
     target = None if quarantine is None else Path(quarantine)
-    with nullcontext() if target is None else Quarantine(target, Path(path)) as aside:
-        for row in iter_preferences(path):
-            if isinstance(row, PreferenceRow):
+    with nullcontext() if target is None else Quarantine(target, tally.path) as aside:
+        for row in rows:
+            if not isinstance(row, BadRow):
                 tally.good += 1
                 yield row
                 continue
@@ -250,7 +272,7 @@ def _problems(error: ValidationError) -> Iterator[FieldError]:
             assert isinstance(own, FieldError)
             yield own
         elif kind == "missing":
-            yield FieldError(field, KINDS[kind], "is missing")
+            yield FieldError(field, KINDS[kind], f"is missing{_meant(field, problem['input'])}")
         elif kind in ("greater_than_equal", "less_than_equal"):
             yield FieldError(field, KINDS[kind], f"Input should be 0 or 1, found {found}")
         elif not field:
@@ -258,3 +280,11 @@ def _problems(error: ValidationError) -> Iterator[FieldError]:
         else:
             reason = f"{problem['msg']}, found {found}{CURES.get(kind, '')}"
             yield FieldError(field, KINDS.get(kind, kind), reason)
+
+
+def _meant(field: str, found: object) -> str:
+    """The field's name as somebody may have written it."""
+    names = [str(n) for n in found] if isinstance(found, Mapping) else []
+    unknown = [name for name in names if name not in PreferenceRow.model_fields]
+    near = difflib.get_close_matches(field, unknown, n=1, cutoff=0.7)
+    return f"; the row has {near[0]!r}, is that meant?" if near else ""

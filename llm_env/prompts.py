@@ -1,13 +1,16 @@
 """Prompts of one turn or several, and the text a model reads of them.
 
-    "how do I bake bread?"                               a string is used exactly as it is
+    "how do I bake bread?"                               a string
     [{"role": "user", "content": "hi"}, …]               messages: system?, user, assistant, …, user
     ["hi", "hello", "how do I bake bread?"]              the same turns, alternating from the user
 
-Several turns become text through the tokenizer's own chat template, or, where it has none, in the
-format of the released Safe RLHF models:
+How they become text is a property of a model, so it is kept with its tokenizer, also on disk:
 
-    BEGINNING OF CONVERSATION: USER: {user} ASSISTANT:{answer}{eos}USER: {user} ASSISTANT:
+    auto      a string as it is; turns by the chat template, or where there is none as "beaver"
+    template  all by the tokenizer's chat template; a string is one turn of the user
+    beaver    all in the format of the released Safe RLHF models; a string is one turn of the user
+              BEGINNING OF CONVERSATION: USER: {user} ASSISTANT:{answer}{eos}USER: {user} ASSISTANT:
+    plain     a string as it is; several turns are refused
 
 Text callables (`Scorer`) receive prompts as they were handed in, never the rendered text: a judge
 of another family must not read the control tokens of this one. Text of a user that spells a control
@@ -17,7 +20,7 @@ token is read as that token, as in any string. Absent: tools, images, truncation
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from constrained_rl.errors import InputError
 
@@ -28,6 +31,9 @@ Message: TypeAlias = dict[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}: what chat templates read"""
 Prompt: TypeAlias = str | Sequence[str | Mapping[str, str]]
 """One turn as a string, or several turns that end with the user's"""
+
+PromptFormat: TypeAlias = Literal["auto", "template", "beaver", "plain"]
+"""How prompts become text"""
 
 BEGIN, USER, ASSISTANT = "BEGINNING OF CONVERSATION: ", "USER: {} ", "ASSISTANT:"
 ROLES = ("system", "user", "assistant")
@@ -65,22 +71,43 @@ def checked_prompt(value: object) -> str | list[Message]:
     return _messages(list(value))
 
 
+def set_prompt_format(tokenizer: PreTrainedTokenizerBase, form: PromptFormat) -> None:
+    """Decide how prompts become text for the model of this tokenizer; saved with it.
+
+    Raises:
+        InputError: "template" where the tokenizer has none.
+    """
+    if form == "template" and tokenizer.chat_template is None:
+        raise InputError(
+            "prompt_format is 'template', but the tokenizer has no chat template; use 'beaver' or "
+            "'plain', or put a chat_template into the model's folder"
+        )
+    tokenizer.init_kwargs["prompt_format"] = form  # what save_pretrained writes
+
+
 def render_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text of a prompt up to where the response begins; a string is returned as it is."""
+    """The text of a prompt up to where the response begins.
+
+    Raises:
+        InputError: the prompt is malformed, or its turns have no text in the tokenizer's format.
+    """
+    form = _form(prompt, tokenizer)
     if isinstance(prompt, str):
-        return prompt
+        if form == "plain":
+            return prompt
+        prompt = [{"role": "user", "content": prompt}]
     try:
         messages = checked_prompt(prompt)
     except FieldError as error:
         raise InputError(f"{error} (found in {prompt!r:.200})") from error
     assert not isinstance(messages, str)
-    write = _by_template if is_templated(prompt, tokenizer) else _by_paper
+    write = {"template": _by_template, "beaver": _by_paper, "plain": _as_it_is}[form]
     return write(messages, tokenizer)
 
 
 def is_templated(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a chat template writes this prompt, its own special tokens (bos) included."""
-    return not isinstance(prompt, str) and tokenizer.chat_template is not None
+    return _form(prompt, tokenizer) == "template"
 
 
 def turns(prompt: Prompt) -> int:
@@ -143,6 +170,31 @@ def _message(turn: object, field: str) -> Message:
     return {"role": role, "content": content}
 
 
+def _form(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
+    """How this prompt is written: template, beaver or plain."""
+    form: PromptFormat = tokenizer.init_kwargs.get("prompt_format", "auto")
+    if form not in get_args(PromptFormat):
+        raise InputError(
+            f"the tokenizer's prompt_format is {form!r}, expected one of "
+            f"{', '.join(get_args(PromptFormat))}; correct it in tokenizer_config.json"
+        )
+    if form != "auto":
+        return form
+    if isinstance(prompt, str):
+        return "plain"
+    return "beaver" if tokenizer.chat_template is None else "template"
+
+
+def _as_it_is(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The user's only turn, without any format."""
+    if len(messages) > 1:
+        raise InputError(
+            f"a prompt has {len(messages)} messages, which have no plain text; set prompt_format "
+            "to template or beaver"
+        )
+    return messages[0]["content"]
+
+
 def _by_template(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
     """Text by the tokenizer's chat template, up to the assistant's turn."""
     from jinja2 import TemplateError
@@ -164,6 +216,11 @@ def _by_paper(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> st
         raise InputError(
             "the prompt begins with a system turn, which the format of Safe RLHF does not know; "
             "leave it out, or set tokenizer.chat_template to that of the model"
+        )
+    if messages[0]["content"].startswith(BEGIN.strip()):
+        raise InputError(
+            f"a prompt begins with {BEGIN.strip()!r} already: {messages[0]['content']!r:.100}; it "
+            "would be written twice; set prompt_format=plain, or hand in the bare prompt"
         )
     text = BEGIN
     for message in messages:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from constrained_rl.engines import Engine, LossShare
@@ -73,7 +74,7 @@ class PTX:
         # rows that only fill up a rank's share weigh nothing
         weight = rows.response_mask[index] & real.unsqueeze(1)
         size = micro_batch or len(index)
-        pieces = zip(index.split(size), weight.split(size), strict=True)
+        pieces = zip(torch.split(index, size), torch.split(weight, size), strict=True)
         return [partial(self._share, engine, rows[i], w, tokens) for i, w in pieces]
 
     def _share(self, engine: Engine, rows: TokenRows, weight: Tensor, tokens: Tensor) -> LossShare:

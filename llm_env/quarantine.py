@@ -1,8 +1,8 @@
 r"""Bad rows: what is said of each, how they are counted, and the file that they are set aside in.
 
 One JSON object per bad row: `line` (1-based), `field`, `reason`, `raw` (the line's text), `also`
-(further problems, when there are any). Bytes that are no UTF-8 appear in `raw` as \xNN and exactly
-in `raw_base64`. Absent: repairs.
+(further problems, when there are any), `file` (where there are several). Bytes that are no UTF-8
+appear in `raw` as \xNN and exactly in `raw_base64`. Absent: repairs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class BadRow:
     line: int
     problems: tuple[FieldError, ...]  # at least one
     raw: bytes
+    file: str | None = None  # where a source has several
 
     def to_json(self) -> str:
         """The row's object in a quarantine file, in ASCII, hence valid UTF-8."""
@@ -40,6 +41,8 @@ class BadRow:
             "reason": first.reason,
             "raw": self.raw.decode("utf-8", "backslashreplace"),
         }
+        if self.file is not None:
+            record["file"] = self.file
         if rest:
             record["also"] = [str(problem) for problem in rest]
         try:
@@ -51,7 +54,7 @@ class BadRow:
 
 @dataclass
 class Tally:
-    """Good and bad rows of one file, counted while it is read."""
+    """Good and bad rows of one file or folder, counted while it is read."""
 
     path: Path
     good: int = 0
@@ -73,7 +76,7 @@ class Tally:
         problem = row.problems[0]
         self.reasons[f"{problem.field}: {problem.kind}"] += 1
         if len(self.first) < MAX_REPORTED:
-            self.first.append(f"{self.path}:{row.line}: {problem}")
+            self.first.append(f"{row.file or self.path}:{row.line}: {problem}")
 
     def require(self, max_bad: float, quarantine: Path | None) -> None:
         """Raise `InputError` unless there are rows and few enough of them are bad."""

@@ -19,10 +19,12 @@ from torch import Tensor
 
 from constrained_rl.assembly import assemble, constrain
 from constrained_rl.constraints import Constraints
+from constrained_rl.engines import Engines, feed
 from constrained_rl.ppo import Parts, stream_names, train
 from constrained_rl.protocols import Metrics, Reference
 from llm_env.collectors import Score, TokenCollector, by_model
 from llm_env.config import AlignConfig
+from llm_env.divided_generation import Division
 from llm_env.generation import generate
 from llm_env.policy import CausalLMPolicy, prompt_room, response_logp
 from llm_env.preferences import PreferenceRow, cost_pairs, reward_pairs
@@ -237,10 +239,17 @@ def alignment(
     return token_parts(models, task, config, seed)
 
 
-def token_parts(models: Models, task: Task, config: AlignConfig, seed: int) -> Parts:
-    """The loop's parts from models as they are handed in; they are trained in place."""
+def token_parts(
+    models: Models, task: Task, config: AlignConfig, seed: int, engines: Engines | None = None
+) -> Parts:
+    """The loop's parts from models as they are handed in; they are trained in place.
+
+    Where an engine spreads weights over ranks, a copy of the policy acts, and is `parts.policy`.
+    """
+    engines = engines or Engines()
+    actor = copy.deepcopy(models.policy) if engines.sharded else models.policy
     collector = TokenCollector(
-        models.policy,
+        actor,
         task.tokenizer,
         task.prompts,
         task.reward,
@@ -250,11 +259,16 @@ def token_parts(models: Models, task: Task, config: AlignConfig, seed: int) -> P
         seed,
         None if config.normalize_scores == "none" else ScoreNorm(config.normalize_scores),
         config.responses_per_prompt,
+        Division(engines.world, config.generation_batch),
     )
     constraints = task.constraints(config)
+    modules = (models.policy, models.critic)
     parts = assemble(
-        collector, models.policy, models.critic, constraints, config.multiplier, config.ppo, seed
+        collector, *modules, constraints, config.multiplier, config.ppo, seed, engines
     )
+    if engines.sharded:
+        parts.policy = actor
+        parts.synchronize = lambda: feed(actor, parts.policy_learner.engine)
     if config.ppo.kl_coefficient > 0:
         parts.reference = models.reference
     if config.ptx_coefficient > 0:

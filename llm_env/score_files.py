@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SINGLE = ("model.safetensors", "pytorch_model.bin")
-UNREADABLE = (SafetensorError, OSError, RuntimeError, KeyError, ValueError, pickle.PickleError)
+UNREADABLE = (
+    SafetensorError,
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    EOFError,
+    pickle.PickleError,
+)
 
 
 def damaged(folder: Path, error: object) -> InputError:
@@ -85,21 +93,33 @@ def load_backbone(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedM
     Args:
         folder: config.json and weights.
         dtype: of the weights; default: as saved.
+    """
+    from transformers import AutoModel
+
+    return load_whole(AutoModel, folder, dtype="auto" if dtype is None else dtype)
+
+
+def load_whole(auto: Any, folder: Path, **options: object) -> PreTrainedModel:  # noqa: ANN401
+    """A model of which every weight comes from the folder.
+
+    Args:
+        auto: a class of transformers with `from_pretrained`.
+        folder: config.json and weights.
+        options: passed on, as dtype and attn_implementation.
 
     Raises:
         InputError: a file is damaged, a weight is missing or has another shape than the config
             says.
     """
-    from transformers import AutoModel
-
     try:
         with quiet_transformers():
-            model, report = AutoModel.from_pretrained(
+            model, report = auto.from_pretrained(
                 folder,
                 local_files_only=True,
-                dtype="auto" if dtype is None else dtype,
+                trust_remote_code=False,  # without it transformers asks, and waits for an answer
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below with both shapes
+                **options,
             )
     except UNREADABLE as error:
         raise damaged(folder, error) from error
@@ -115,8 +135,8 @@ def load_backbone(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedM
             f"{folder} lacks weights of its {type(model).__name__}: "
             f"{_some(sorted(report['missing_keys']))}; copy or download it again"
         )
-    backbone: PreTrainedModel = model
-    return backbone
+    whole: PreTrainedModel = model
+    return whole
 
 
 @contextmanager

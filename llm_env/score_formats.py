@@ -223,7 +223,7 @@ def _require(folder: Path, places: Mapping[str, Path], names: list[str]) -> dict
     if lost:
         raise InputError(
             f"{folder} has no tensor {' and no '.join(lost)} among its {len(places)}; it is of "
-            "another format (`format = \"auto\"` finds out), or its config.json is another model's"
+            'another format (`format = "auto"` finds out), or its config.json is another model\'s'
         )
     return read_tensors(places, names)
 

@@ -124,8 +124,9 @@ class ScoreModel(nn.Module):
             weight, bias = head["weight"], head.get("bias")
             normalizer = None
             if "normalizer" in about:
-                statistics = [head[f"normalizer.{name}"] for name in ("mean", "var", "count")]
-                normalizer = ScoreNormalizer(**about["normalizer"], **_named(statistics))
+                kind, active = about["normalizer"]["kind"], about["normalizer"]["active"]
+                mean, var, count = (head[f"normalizer.{name}"] for name in ("mean", "var", "count"))
+                normalizer = ScoreNormalizer(kind, active, mean, var, count)
         except UNREADABLE as error:
             raise damaged(folder, f"{HEAD_FILE}: {error}") from error
         score_model = cls(
@@ -208,11 +209,6 @@ def score_width(backbone: PreTrainedModel) -> int:
     # OPT-350m projects its last hidden state back to the width of its embeddings
     width: int = getattr(config, "word_embed_proj_dim", config.hidden_size)
     return width
-
-
-def _named(statistics: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Statistics of scores by name."""
-    return dict(zip(("mean", "var", "count"), statistics, strict=True))
 
 
 class TokenCritic(nn.Module):

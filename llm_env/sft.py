@@ -6,7 +6,7 @@ The log-probability is the one reinforcement learning uses (policy.py). Absent: 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from constrained_rl.config import Count, Positive
+from constrained_rl.errors import InputError
 from llm_env.policy import context_length, response_logp
 from llm_env.prompts import Prompt
 from llm_env.supervised import FitConfig, Progress, fit
-from llm_env.tokens import TokenRows, check_tokenizer, encode_pairs, pair_rows
+from llm_env.token_store import Texts, encode_examples
+from llm_env.tokens import TokenRows, check_tokenizer, pair_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,7 +37,7 @@ class SFTConfig(FitConfig):
 def train_sft(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Sequence[tuple[Prompt, str]],
+    pairs: Iterable[tuple[Prompt, str]],
     config: SFTConfig,
     generator: torch.Generator,
     progress: Progress | None = None,
@@ -48,15 +50,28 @@ def train_sft(
     check_tokenizer(tokenizer)
     model.eval()  # no dropout: all randomness comes from the generator
     limit = config.max_tokens or context_length(model.config)
-    prompts, responses = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    examples = encode_pairs(tokenizer, prompts, responses, limit)
+    texts: Texts[tuple[Prompt, str]] = Texts(lambda pair: (pair[0], pair[1:]))
+    encoded = encode_examples(tokenizer, pairs, texts, limit, config.over_length)
+    if not encoded.stores:
+        raise InputError("there are no examples to train on; expected at least one")
+    (examples,) = encoded.stores
 
     def loss(batch: list[int]) -> Tensor:
         rows = pair_rows([examples[i] for i in batch], tokenizer.pad_token_id)
         return sft_loss(model, rows.to(model.device))
 
-    lengths = [len(prompt) + len(answer) for prompt, answer in examples]
-    return fit(model, lengths, loss, config, generator, progress, checkpoint, pairs)
+    # the loss is a mean over response tokens: micro-batches count by theirs
+    return fit(
+        model,
+        examples.lengths,
+        loss,
+        config,
+        generator,
+        progress,
+        checkpoint,
+        [examples.digest],
+        examples.answer_lengths,
+    )
 
 
 def sft_loss(model: PreTrainedModel, rows: TokenRows) -> Tensor:

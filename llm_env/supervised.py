@@ -2,8 +2,13 @@
 
 SFT and score training differ in their loss alone. Batches hold examples of similar length, so
 little of them is padding, and come in random order. Dropout is off, so every random number comes
-from the generator handed in, and a fit continues from its checkpoint to the last bit. Absent:
-devices and accumulation.
+from the generator handed in, and a fit continues from its checkpoint to the last bit. A batch may
+be computed in micro-batches: their losses are means over weights (tokens, pairs), so
+
+    L = Σ_m (W_m / W) L_m,    W_m = Σ weights of micro-batch m,    W = Σ_m W_m
+
+is the mean over the whole batch, and so is its gradient, whatever the split.
+Absent: several ranks.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +39,8 @@ class FitConfig(Section):
     """passes over the data"""
     batch_size: Count = 16
     """examples per step; small batches with large steps win at small budgets"""
+    micro_batch: Count | None = None
+    """examples per forward; splits batches to save memory and never changes a result"""
     learning_rate: Positive = 5e-3
     """peak step size of AdamW; 2e-5 for pretrained models of billions of parameters"""
     warmup: Share = 0.03
@@ -44,6 +51,8 @@ class FitConfig(Section):
     """gradients longer than this are shortened to it"""
     max_tokens: Count | None = None
     """longest prompt and response accepted, in tokens; None: the model's context"""
+    over_length: Literal["error", "drop"] = "error"
+    """when examples are longer: an error that counts them, or they are left out and counted"""
     checkpoint_every: Count = 100
     """steps between checkpoints, where a folder for them is given"""
 
@@ -57,6 +66,7 @@ def fit(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     data: Sequence[object] = (),
+    weights: Sequence[float] | None = None,
 ) -> list[float]:
     """Minimize `loss(indices of a batch)` over examples; return the loss of every step.
 
@@ -68,7 +78,8 @@ def fit(
         generator: source of the order of the examples.
         progress: called after every step with (step, steps, loss).
         checkpoint: folder of checkpoints; the newest intact one in it is continued.
-        data: the examples; their `repr` tells the checkpoints of other data.
+        data: the examples, or digests of them; their `repr` tells the checkpoints of other data.
+        weights: what `loss` is a mean over: tokens of each example; None: examples count alike.
 
     Raises:
         InputError: there are no examples, or the checkpoints are of another fit.
@@ -88,7 +99,10 @@ def fit(
             batches = bucketed_batches(lengths, config.batch_size, generator)
             for batch in batches[len(history) - epoch * per_epoch :]:
                 rate = config.learning_rate * cosine(len(history), state.steps, config.warmup)
-                history.append(_step(optimizer, rate, loss(batch), config.max_gradient_norm))
+                optimizer.zero_grad()
+                value = _backward(batch, loss, weights, config.micro_batch)
+                _step(optimizer, rate, config.max_gradient_norm)
+                history.append(value)
                 if progress is not None:
                     progress(len(history), state.steps, history[-1])
                 stop, last = stopping(), len(history) == state.steps
@@ -111,12 +125,16 @@ class FitState:
     beginning: str  # fingerprint of what the fit began with
     epoch_start: Tensor | None = None  # generator's state before the epoch's order was drawn
 
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What the fit changes; frozen weights under an adapter are no part of its checkpoints."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
     def save(self, history: list[float]) -> None:
         """Write a checkpoint, atomically."""
         if self.folder is None:
             return
         state = {
-            "model": self.model.state_dict(),
+            "model": self.trained(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.epoch_start,
             "steps": self.steps,
@@ -147,7 +165,9 @@ class FitState:
         assert isinstance(optimizer, dict)
         assert isinstance(generator, Tensor)
         assert isinstance(history, Tensor)
-        self.model.load_state_dict(model)
+        with torch.no_grad():
+            for name, parameter in self.trained().items():
+                parameter.copy_(model[name])
         self.optimizer.load_state_dict(optimizer)
         self.generator.set_state(generator)
         losses: list[float] = history.tolist()
@@ -179,19 +199,32 @@ def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
     )
 
 
-def _step(
-    optimizer: torch.optim.Optimizer, rate: float, loss: Tensor, max_gradient_norm: float
+def _backward(
+    batch: list[int],
+    loss: Callable[[list[int]], Tensor],
+    weights: Sequence[float] | None,
+    micro_batch: int | None,
 ) -> float:
-    """One step at the given learning rate; a loss or gradient that is no number stops it."""
-    value = require_finite("training loss", loss).item()
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    """Accumulate the gradient of a batch's loss, in micro-batches; return the loss."""
+    size = micro_batch or len(batch)
+    parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+    weight = [float(len(p) if weights is None else sum(weights[i] for i in p)) for p in parts]
+    whole, total = sum(weight), 0.0
+    for part, share in zip(parts, weight, strict=True):
+        # L = Σ_m (W_m / W) L_m
+        value = require_finite("training loss", loss(part) * (share / whole))
+        value.backward()  # type: ignore[no-untyped-call]
+        total += value.item()
+    return total
+
+
+def _step(optimizer: torch.optim.Optimizer, rate: float, max_gradient_norm: float) -> None:
+    """One step at the given learning rate; a gradient that is no number stops it."""
     for group in optimizer.param_groups:
         group["lr"] = rate
         norm = nn.utils.clip_grad_norm_(group["params"], max_gradient_norm)
         require_finite("training gradient norm", norm)
     optimizer.step()
-    return value
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:

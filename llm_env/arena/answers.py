@@ -138,7 +138,7 @@ def answer(
 def reference_logp(
     reference: Answering, model: Answering, rows: Sequence[Row], key: str, batch: int, folder: Path
 ) -> list[float]:
-    """log π_ref of each answer; the two models must share their tokenizer."""
+    """Log π_ref of each answer; the two models must share their tokenizer."""
     if reference.vocabulary != model.vocabulary:
         raise InputError(
             f"KL of {model.name} to {reference.name} is undefined: their tokenizers differ; drop "
@@ -170,5 +170,3 @@ def _generator(device: torch.device, seed: int, start: int) -> torch.Generator:
 
 def _file_name(name: str) -> str:
     return name.replace("/", "_")
-
-

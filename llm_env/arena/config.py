@@ -42,9 +42,9 @@ class ArenaConfig(Section):
     """what is asked; rows may carry a `category` or `kind`"""
     reward: ScoreSource | None = None
     """helpfulness: higher is better"""
-    costs: dict[str, CostSource] = {}
+    costs: dict[str, CostSource] = Field({})
     """harm: an answer is unsafe where any of them is above 0"""
-    held_out: dict[str, ScoreSource] = {}
+    held_out: dict[str, ScoreSource] = Field({})
     """scores that no training saw, to find over-optimisation"""
     reference: str | None = None
     """model that KL is measured to and gains are counted from; default: the first, without KL"""
@@ -146,7 +146,9 @@ def sort_items(
     items: Sequence[str],
 ) -> tuple[list[str], list[str], list[tuple[str | None, str]]]:
     """Config files, overrides, and models as (name or None, folder)."""
-    files, overrides, folders = [], [], []
+    files: list[str] = []
+    overrides: list[str] = []
+    folders: list[tuple[str | None, str]] = []
     for item in items:
         key, separator, value = item.partition("=")
         if separator and key.split(".")[0] in ArenaConfig.model_fields:

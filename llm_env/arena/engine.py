@@ -167,7 +167,7 @@ def _reference(
     folder: Path,
     say: Say,
 ) -> list[list[float]]:
-    """log π_ref of every piece; nothing where no reference was named."""
+    """Log π_ref of every piece; nothing where no reference was named."""
     if config.reference is None:
         return []
     reference = models[config.reference]

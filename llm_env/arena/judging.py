@@ -70,7 +70,7 @@ class Answer:
 
     @property
     def kl(self) -> float | None:
-        """log π − log π_ref of this answer; its mean over samples estimates the KL."""
+        """Log π − log π_ref of this answer; its mean over samples estimates the KL."""
         return None if self.reference_logp is None else self.logp - self.reference_logp
 
     def to_row(self) -> Row:
@@ -95,18 +95,16 @@ class Judge:
         self, tokenizer: PreTrainedTokenizerBase, device: torch.device
     ) -> dict[str, tuple[ScoreSource, Score]]:
         """Every score with its source, rewards pointing up and costs up to worse."""
+        # a reward is needed to load costs; without one, a cost takes its place and is not used
+        first = next(iter([*self.rewards.values(), *self.costs.values()]), None)
+        if first is None:
+            return {}
+        main, costs = load_scores(first, self.costs, tokenizer, device)
         found: dict[str, tuple[ScoreSource, Score]] = {}
         for name, source in self.rewards.items():
-            found[name] = (source, load_scores(source, {}, tokenizer, device)[0])
-        for name, cost in self.costs.items():
-            # a score that points up to better, turned round
-            good, _ = load_scores(cost, {}, tokenizer, device)
-            found[name] = (cost, _negated(good))
-        return found
-
-
-def _negated(score: Score) -> Score:
-    return lambda responses: -score(responses)
+            loaded = main if source is first else load_scores(source, {}, tokenizer, device)[0]
+            found[name] = (source, loaded)
+        return found | {name: (source, costs[name]) for name, source in self.costs.items()}
 
 
 @torch.no_grad()

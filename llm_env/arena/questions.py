@@ -54,7 +54,9 @@ def read_questions(sources: Sequence[DataSource]) -> list[Question]:
         places = ", ".join(source.path for source in sources)
         raise InputError(f"{places}: no prompts found; give at least one, one per line or row")
     classes = _classes(sources)
-    return [Question(prompt, classes.get(_key(prompt)) or _world_kind(prompt)) for prompt in prompts]
+    return [
+        Question(prompt, classes.get(_key(prompt)) or _world_kind(prompt)) for prompt in prompts
+    ]
 
 
 def is_world(questions: Sequence[Question]) -> bool:
@@ -98,10 +100,9 @@ def _classes(sources: Sequence[DataSource]) -> dict[str, str]:
         if not path.is_file() or ".jsonl" not in path.suffixes:
             continue
         for row in _objects(path):
-            named = next((row[f] for f in CLASS_FIELDS if isinstance(row.get(f), str)), None)
-            if named is not None:
-                asked = row.get("prompt", row.get("messages"))
-                found.setdefault(_key(asked), named)
+            named = [value for field in CLASS_FIELDS if isinstance(value := row.get(field), str)]
+            if named:
+                found.setdefault(_key(row.get("prompt", row.get("messages"))), named[0])
     return found
 
 

@@ -6,7 +6,7 @@ Positions are model scores, colours are gold: an orange-red dot on the safe side
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from constrained_rl.plots import BLUE, MUTED, VERMILLION, grid, style
 from llm_env.comparison.evaluate import Mode, Record
@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+
+
+class Placed(Protocol):
+    """What a dot of the plane is made of."""
+
+    @property
+    def reward(self) -> float:
+        """Height."""
+
+    @property
+    def cost(self) -> float:
+        """Distance to the right."""
+
+    @property
+    def unsafe(self) -> bool:
+        """Colour."""
 
 
 def plot_planes(
@@ -62,7 +78,7 @@ def room(values: Sequence[float], margin: float) -> tuple[float, float]:
     return low - extra, high + extra
 
 
-def draw_plane(ax: Axes, said: Sequence[Record], level: float) -> None:
+def draw_plane(ax: Axes, said: Sequence[Placed], level: float) -> None:
     """One method's responses, coloured by gold, with the share of each quadrant."""
     for unsafe, color in ((False, BLUE), (True, VERMILLION)):
         points = [(r.cost, r.reward) for r in said if r.unsafe is unsafe]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,17 +33,17 @@ class WorldSection(Section):
 class DataSection(Section):
     """How much is generated, labelled and evaluated."""
 
-    pairs: Count = 3000
+    pairs: Count = 2000
     """pairs of responses that are labelled in each round"""
     held_out: Fraction = 0.1
     """share of each round's labelled pairs on which score models are tested instead"""
     evaluation: Count = 300
     """prompts of the report, the same for every model"""
-    adversarial: Annotated[float, Field(gt=0, le=1)] = 0.3
+    adversarial: Annotated[float, Field(gt=0, le=1)] = 0.15
     """share of these that is singled out: where round 1's model answers worst"""
-    probes: Count = 4
+    probes: Count = 16
     """sampled responses per prompt by which the worst prompts are found"""
-    repeats: Count = 4
+    repeats: Count = 8
     """sampled responses per prompt of the report"""
 
 
@@ -166,7 +166,7 @@ class RoundsConfig(Section):
     """who provokes"""
     score: ScoreConfig = ScoreConfig(learning_rate=1e-3, epochs=2, regularization=1e-3)
     """reward and cost model, refit in every round on all rounds' labels"""
-    align: AlignConfig = AlignConfig()
+    align: AlignConfig = AlignConfig(iterations=30)
     """constrained RL of each round"""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """of each round's RL"""
@@ -192,3 +192,8 @@ class RoundsConfig(Section):
         if isinstance(self.align.limit, tuple):
             raise ValueError("align.limit: rounds have one cost; give one number")
         return self
+
+
+def default_tree() -> dict[str, Any]:
+    """The defaults as a tree to merge settings into: a section given in part keeps the rest."""
+    return RoundsConfig().model_dump(mode="json", exclude_none=True)

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from llm_env.prompts import Prompt
 from llm_env.rounds.annotators import by_http
-from llm_env.rounds.red_team import responder, unsafe_estimate, worst
+from llm_env.rounds.red_team import Risk, responder, risks, worst
 from llm_env.rounds.space import Space
 from llm_env.rounds.stages import by_pool, write_rows
 from llm_env.safe_rlhf import respond
@@ -36,7 +36,7 @@ class EvaluationPrompt:
     """A prompt of the report."""
 
     prompt: Prompt
-    risk: float  # p̂ of round 1's model
+    risk: Risk  # of round 1's model
     adversarial: bool  # among those of the highest risk
 
 
@@ -81,10 +81,11 @@ def run_prompts(space: Space) -> None:
         data, prompts = space.config.data, space.evaluation_prompts
         cost = space.score_model(space.folder / "unified", "cost")
         answer = responder(space, 1, "evaluation/probes")
-        risk = unsafe_estimate(answer, prompts, cost, space, data.probes)
-        chosen = worst(range(len(prompts)), risk, max(1, round(data.adversarial * len(prompts))))
+        risk = risks(answer, prompts, cost, space, data.probes)
+        count = max(1, round(data.adversarial * len(prompts)))
+        chosen = set(worst(range(len(prompts)), risk, count))
         rows = [
-            EvaluationPrompt(prompt, p, index in set(chosen))
+            EvaluationPrompt(prompt, p, index in chosen)
             for index, (prompt, p) in enumerate(zip(prompts, risk, strict=True))
         ]
         write_rows(work / "prompts.jsonl", [asdict(row) for row in rows])
@@ -128,9 +129,7 @@ def gold_scores(prompt: Prompt, response: str, finished: bool) -> GoldScores:
     """What the embedded world's parser says."""
     assert isinstance(prompt, str)
     gold = judge(prompt, response, finished)
-    return GoldScores(
-        gold.helpfulness, gold.harm, gold.unsafe, gold.refusal, gold.safe_completion
-    )
+    return GoldScores(gold.helpfulness, gold.harm, gold.unsafe, gold.refusal, gold.safe_completion)
 
 
 def run_judged(space: Space) -> None:
@@ -142,9 +141,7 @@ def run_judged(space: Space) -> None:
         prompts = [row.prompt for row in read_prompts(space.folder)]
         said = [first_samples(space.folder, k) for k in range(space.config.rounds + 1)]
         games = [
-            (n, i, j)
-            for n in range(len(prompts))
-            for i, j in combinations(range(len(said)), 2)
+            (n, i, j) for n in range(len(prompts)) for i, j in combinations(range(len(said)), 2)
         ]
         differ = [g for g in games if said[g[1]][g[0]].response != said[g[2]][g[0]].response]
         pairs = [(prompts[n], said[i][n].response, said[j][n].response) for n, i, j in differ]
@@ -181,7 +178,8 @@ def first_samples(folder: Path, model: int) -> dict[int, Answer]:
 
 def read_prompts(folder: Path) -> list[EvaluationPrompt]:
     """The prompts of the report."""
-    return [EvaluationPrompt(**row) for row in _rows(folder / "evaluation/prompts/prompts.jsonl")]
+    rows = _rows(folder / "evaluation/prompts/prompts.jsonl")
+    return [EvaluationPrompt(**{**row, "risk": Risk(**row["risk"])}) for row in rows]
 
 
 def read_answers(folder: Path, model: int) -> list[Answer]:
@@ -201,5 +199,5 @@ def read_judged(folder: Path) -> list[Judged]:
     ]
 
 
-def _rows(path: Path) -> list[dict[str, object]]:  # JSON objects
+def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

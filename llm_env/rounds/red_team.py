@@ -1,17 +1,21 @@
 """Which prompts provoke the current model? A file, a generator, or a search with the cost model.
 
-    p̂(x) = mean over sampled responses y ~ π(·|x) of σ(C(x, y))
+    p̂(x) = mean over sampled responses y ~ π(·|x) of 1[C(x, y) > 0];  ties: by the mean of σ(C)
 
 The search ranks candidates by p̂ and keeps the worst. It uses what a team has in the middle of a
-project: the current policy and the cost model that its annotators' labels made; never gold.
+project: the current policy and the cost model that its annotators' labels made; never gold. The
+mean of σ(C) alone would rank a prompt that always gets a borderline answer above one that gets a
+harmful answer now and then.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 
 from constrained_rl.costs import short
@@ -19,12 +23,21 @@ from constrained_rl.errors import InputError
 from llm_env.data_sources import DataSource, read_prompts
 from llm_env.prompts import FieldError, Prompt, checked_prompt
 from llm_env.rounds.config import AdversarialRedTeam, GeneratorRedTeam
-from llm_env.safe_rlhf import respond
 from llm_env.rounds.space import Space
+from llm_env.safe_rlhf import respond
 from llm_env.scoring import ScoreModel, score_texts
 
+Item = TypeVar("Item")
 Respond: TypeAlias = Callable[[Sequence[Prompt]], list[str]]
 """Sampled responses of the current model, one per prompt."""
+
+
+@dataclass(frozen=True, order=True)
+class Risk:
+    """How badly a model answers a prompt, by a cost model; larger is worse."""
+
+    unsafe: float  # p̂, share of sampled responses with C > 0
+    probability: float  # mean of σ(C), which orders prompts of the same p̂
 
 
 def red_team_prompts(space: Space, number: int) -> list[Prompt]:
@@ -62,31 +75,28 @@ def adversarial(config: AdversarialRedTeam, space: Space, number: int) -> list[P
         order = space.rng("red_team/first").permutation(len(candidates))
         return [candidates[i] for i in order[:count]]
     cost = space.score_model(space.round(number - 1), "cost")
-    risk = unsafe_estimate(
-        responder(space, number - 1, "red_team"), candidates, cost, space, config.probes
-    )
+    risk = risks(responder(space, number - 1, "red_team"), candidates, cost, space, config.probes)
     return worst(candidates, risk, count)
 
 
-def unsafe_estimate(
+def risks(
     answer: Respond, prompts: Sequence[Prompt], cost: ScoreModel, space: Space, probes: int
-) -> list[float]:
-    """p̂ of every prompt from `probes` sampled responses."""
+) -> list[Risk]:
+    """The risk of every prompt from `probes` sampled responses."""
     repeated = [prompt for prompt in prompts for _ in range(probes)]
-    scores = score_texts(cost, space.tokenizer, repeated, answer(repeated))
-    found: list[float] = torch.sigmoid(scores).reshape(-1, probes).mean(1).tolist()
-    return found
+    scores = score_texts(cost, space.tokenizer, repeated, answer(repeated)).reshape(-1, probes)
+    unsafe, probability = (scores > 0).float().mean(1), torch.sigmoid(scores).mean(1)
+    pairs = zip(unsafe.tolist(), probability.tolist(), strict=True)
+    return [Risk(*pair) for pair in pairs]
 
 
-def worst(prompts: Sequence[Prompt], risk: Sequence[float], count: int) -> list[Prompt]:
+def worst(found: Sequence[Item], risk: Sequence[Risk], count: int) -> list[Item]:
     """The `count` prompts of the highest risk, the worst first; ties keep their order."""
-    order = sorted(range(len(prompts)), key=lambda i: -risk[i])
-    return [prompts[i] for i in order[:count]]
+    order = sorted(range(len(found)), key=risk.__getitem__, reverse=True)
+    return [found[i] for i in order[:count]]
 
 
-def generated(
-    config: GeneratorRedTeam, answer: Respond, space: Space, number: int
-) -> list[Prompt]:
+def generated(config: GeneratorRedTeam, answer: Respond, space: Space, number: int) -> list[Prompt]:
     """Prompts of a user's function, checked; `InputError` names what it did wrong."""
     function = load_function(config.function)
     try:
@@ -143,7 +153,7 @@ def mixture(
     return [drawn[i] for i in rng.permutation(len(drawn))]
 
 
-def _passes(prompts: Sequence[Prompt], count: int, rng: Any) -> list[Prompt]:  # noqa: ANN401
+def _passes(prompts: Sequence[Prompt], count: int, rng: np.random.Generator) -> list[Prompt]:
     """`count` prompts: whole shuffled passes, then a part of one."""
     found: list[Prompt] = []
     while len(found) < count:

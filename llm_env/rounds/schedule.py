@@ -6,7 +6,9 @@ device. Calling it again on the same folder continues.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.provenance import write_provenance
 from constrained_rl.run import refuse_used
 from constrained_rl.settings import read_toml, to_toml, validate
+from llm_env.comparison.progress import StageProgress
 from llm_env.rounds import evaluation, stages
 from llm_env.rounds.config import RoundsConfig
 from llm_env.rounds.red_team import load_function
@@ -39,7 +42,9 @@ class Task:
 def tasks(space: Space) -> list[Task]:
     """All stages in their order."""
     config = space.config
-    found = [Task("start", lambda: stages.run_start(space))] if space.embedded else []
+    found: list[Task] = []
+    if space.embedded:
+        found.append(Task("start", lambda: stages.run_start(space)))
     for number in range(1, config.rounds + 1):
         found += round_tasks(space, number)
     found += score_tasks(space, config.rounds, space.folder / "unified")
@@ -121,16 +126,47 @@ def load_config(folder: Path) -> RoundsConfig:
     return validate(RoundsConfig, tree, str(path))
 
 
-def run_all(folder: Path, report: Callable[[str], None] = lambda _: None) -> None:
-    """Run every stage that is not finished; `report` is told of each one that is."""
+def run_all(folder: Path) -> None:
+    """Run every stage that is not finished.
+
+    Raises:
+        AwaitingLabels: people have to fill in a file first.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     space = Space(folder, load_config(folder))
     torch.set_num_threads(space.config.threads)
-    for task in tasks(space):
-        if (folder / task.folder).exists():
-            continue
-        (folder / task.folder).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            task.run()
-        except (InputError, NonFiniteError) as error:
-            raise type(error)(f"{task.folder}: {error}") from error
-        report(task.folder)
+    wanted = tasks(space)
+    with StageProgress(folder, wanted) as progress, polled(progress.refresh):
+        for task in wanted:
+            if not (folder / task.folder).exists():
+                run_task(folder, task)
+
+
+def run_task(folder: Path, task: Task) -> None:
+    """Run one stage; its name is part of what is said of bad input."""
+    (folder / task.folder).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        task.run()
+    except (InputError, NonFiniteError) as error:
+        raise type(error)(f"{task.folder}: {error}") from error
+
+
+@contextmanager
+def polled(refresh: Callable[[], None], seconds: float = 0.5) -> Iterator[None]:
+    """Call `refresh` now and then in a thread of its own, and once at the end."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(seconds):
+            refresh()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        refresh()

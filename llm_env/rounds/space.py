@@ -82,7 +82,9 @@ class Space:
         """Where model `number` is saved."""
         if number:
             return self.round(number) / "policy"
-        return self.folder / "start" if self.config.policy is None else Path(self.config.policy.path)
+        return (
+            self.folder / "start" if self.config.policy is None else Path(self.config.policy.path)
+        )
 
     def model(self, number: int) -> PreTrainedModel:
         """Model `number`, in eval mode."""

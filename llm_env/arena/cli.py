@@ -1,0 +1,138 @@
+"""`crl llm evaluate`, `crl llm arena` and `crl llm chat`. Heavy imports only inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from llm_env.arena.config import ArenaConfig, Request
+
+Items = Annotated[
+    list[str],
+    typer.Argument(help="model folders or NAME=FOLDER; [CONFIG.toml] key.path=value …"),
+]
+Prompts = Annotated[
+    list[Path] | None, typer.Option(help="what is asked: .txt, .jsonl[.gz|.xz], .parquet; repeat")
+]
+Reward = Annotated[
+    str | None, typer.Option(help="score model folder or http://… : higher is better")
+]
+Costs = Annotated[
+    list[str] | None, typer.Option(help="[name=]score: higher is worse, unsafe above 0; repeat")
+]
+HeldOut = Annotated[
+    list[str] | None, typer.Option(help="[name=]score that no training saw, to check the reward")
+]
+Reference = Annotated[
+    str | None, typer.Option(help="model (name or folder) that KL and gains are measured to")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="folder; given again, what lies there is not made again")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+
+
+def evaluate(
+    items: Items,
+    prompts: Prompts = None,
+    reward: Reward = None,
+    cost: Costs = None,
+    held_out: HeldOut = None,
+    reference: Reference = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answers of one model or several to the same prompts, scored, with a report."""
+    from llm_env.arena.config import Request
+
+    request = Request(items, prompts or (), reward, cost or (), held_out or (), reference)
+    _run(request, out, as_json, pairwise=False)
+
+
+def arena(
+    items: Items,
+    prompts: Prompts = None,
+    reward: Reward = None,
+    cost: Costs = None,
+    held_out: HeldOut = None,
+    reference: Reference = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """An evaluation and, of every pair of models, who is more helpful and who is safer; Elo."""
+    from llm_env.arena.config import Request
+
+    request = Request(items, prompts or (), reward, cost or (), held_out or (), reference)
+    _run(request, out, as_json, pairwise=True)
+
+
+def chat(
+    model: Annotated[Path, typer.Argument(help="folder that save_pretrained wrote")],
+    reward: Reward = None,
+    cost: Costs = None,
+    temperature: Annotated[float, typer.Option(min=0, help="of sampling; 0 is greedy")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 256,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="every line is a prompt of its own, used as it is")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="of sampling")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+) -> None:
+    """Talk to a model; every answer shows its reward and its costs."""
+    _prepare()
+    from llm_env.arena.chat import ChatOptions, converse, open_chat
+
+    options = ChatOptions(temperature, max_new_tokens, raw, seed)
+    room = open_chat(model, reward, cost or (), options, device)
+    converse(room, sys.stdin, Console())
+
+
+def _run(request: Request, out: Path | None, as_json: bool, pairwise: bool) -> None:
+    """Answer, judge, report."""
+    _prepare()
+    from constrained_rl.cli import resumable
+    from llm_env.arena.config import read_request
+    from llm_env.arena.engine import collect_answers, default_folder
+    from llm_env.arena.report import as_json as to_json
+    from llm_env.arena.report import find, print_findings, publish
+
+    config = read_request(request)
+    _require_two(config, pairwise)
+    folder = out or default_folder(config)
+    console = Console(stderr=True)
+    with resumable(folder):
+        answers = collect_answers(config, folder, lambda text: console.print(text, style="dim"))
+        found = find(answers, pairwise)
+        path = publish(found, folder)
+    if as_json:
+        print(json.dumps(to_json(found), indent=1, ensure_ascii=False))
+        return
+    print_findings(found, Console())
+    Console().print(f"report: {path}", highlight=False, soft_wrap=True)
+
+
+def _require_two(config: ArenaConfig, pairwise: bool) -> None:
+    """An arena of one, or without a judge, is refused before anything is generated."""
+    from constrained_rl.errors import InputError
+
+    if pairwise and len(config.models) < 2:
+        raise InputError(
+            f"an arena needs two models or more, found {', '.join(config.models)}; for one use "
+            "crl llm evaluate"
+        )
+
+
+def _prepare() -> None:
+    """Say what is missing, and keep progress bars of loading out of the terminal."""
+    from llm_env.cli import require_llm
+
+    require_llm()
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -1,0 +1,1 @@
+"""Training data on disk: files and their rows, formats, random access, mixtures."""

@@ -1,0 +1,130 @@
+"""Which models does a training config build? As shapes and types, read from config.json alone.
+
+Models are built on torch's meta device, adapted and wrapped as training does it, and then given
+fake tensors, so that the code of training runs on them and nothing is ever allocated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from constrained_rl.errors import InputError
+from llm_env.lora import with_lora
+from llm_env.models import LoRAConfig, ModelSource, read_config
+from llm_env.policy import CausalLMPolicy
+from llm_env.recompute import recompute_activations
+from llm_env.score_sources import ScoreSource
+from llm_env.scoring import ScoreModel, TokenCritic
+from llm_env.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The models of a run, on the meta device."""
+
+    policy: CausalLMPolicy
+    critic: TokenCritic | None  # None under critic-free advantages
+    scores: dict[str, ScoreModel]  # by name, the reward first; those behind a URL are not here
+    reference: bool  # a frozen copy of the policy is held
+    critic_shares: bool  # the critic's trunk is the policy's
+
+
+def build_shapes(config: TrainConfig) -> Shapes:
+    """The models that `config` trains and asks, without weights."""
+    lora = config.policy.lora
+    scores = {
+        name: _score(source)
+        for name, source in score_sources(config).items()
+        if source.path is not None
+    }
+    return Shapes(
+        policy=CausalLMPolicy(_prepared(_causal_lm(config.policy), config.policy, lora)),
+        critic=_critic(config) if config.align.ppo.advantage == "gae" else None,
+        scores=scores,
+        reference=config.align.ppo.kl_coefficient > 0 and lora is None,
+        critic_shares=config.critic.trunk == "shared",
+    )
+
+
+def _critic(config: TrainConfig) -> TokenCritic:
+    source, lora = config.policy, config.critic.lora
+    match config.critic.trunk:
+        case "policy":
+            trunk = _causal_lm(source).base_model
+        case "shared":
+            trunk, lora = _causal_lm(source).base_model, lora or source.lora
+        case "reward":
+            if config.reward.path is None:
+                raise InputError(
+                    "critic.trunk is 'reward', but the reward comes from a service and has no "
+                    "trunk here; use critic.trunk='policy'"
+                )
+            trunk = _score(config.reward).backbone
+        case path:
+            trunk = _causal_lm(source.model_copy(update={"path": path})).base_model
+    streams = 1 if config.align.ppo.streams == "single" else 1 + len(config.costs)
+    with META:
+        return TokenCritic(ScoreModel(_prepared(trunk, source, lora), streams))
+
+
+def _causal_lm(source: ModelSource) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    options = {} if source.attention == "auto" else {"attn_implementation": source.attention}
+    with META:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            read_config(source), dtype=getattr(torch, source.dtype), **options
+        )
+    return model
+
+
+def _prepared(
+    model: PreTrainedModel, source: ModelSource, lora: LoRAConfig | None
+) -> PreTrainedModel:
+    """Adapters and recomputed activations, as training puts them on."""
+    if source.gradient_checkpointing:
+        recompute_activations(model)
+    return model if lora is None else with_lora(model, lora, torch.Generator())
+
+
+def _score(source: ScoreSource) -> ScoreModel:
+    from transformers import AutoModel
+
+    assert source.path is not None
+    with META:
+        trunk = AutoModel.from_config(
+            read_config(ModelSource(path=source.path)), dtype=getattr(torch, source.dtype)
+        )
+        return ScoreModel(trunk).requires_grad_(False)
+
+
+def score_sources(config: TrainConfig) -> dict[str, ScoreSource]:
+    """Score models by the names of a plan: the reward, then every cost."""
+    return {"reward": config.reward, **{f"cost {k}": v for k, v in config.costs.items()}}
+
+
+def give_fake_tensors(module: nn.Module) -> None:
+    """Replace meta parameters and buffers by fake ones; call it inside a `FakeTensorMode`.
+
+    Tied parameters stay tied. (`Module.to` cannot do this: fake tensors are not swapped.)
+    """
+    made: dict[int, torch.Tensor] = {}
+    for part in module.modules():
+        for held in (part._parameters, part._buffers):
+            for name, old in held.items():
+                if old is None:
+                    continue
+                if id(old) not in made:
+                    made[id(old)] = torch.empty(old.shape, dtype=old.dtype)
+                    if isinstance(old, nn.Parameter):
+                        made[id(old)] = nn.Parameter(made[id(old)], old.requires_grad)
+                held[name] = made[id(old)]  # type: ignore[assignment]

@@ -1,0 +1,223 @@
+"""How a score model on disk reads a prompt and a response: its own tokens, prompt format and end.
+
+    prompt in the model's own format, response, end of turn        scored at the last token
+
+A policy with the same tokens hands over the response's ids as they were generated; any other
+policy's response is decoded and tokenized anew. Prompts are always rendered in the model's own
+format from what was handed in. Every response is read with the end that the model was trained to
+see, whether or not the policy produced it, so that both ways and a scoring service agree.
+Absent: scores of every token; statistics of scores (score_normalizer.py).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from constrained_rl.errors import InputError
+from llm_env.policy import context_length
+from llm_env.prompts import BEGIN, Prompt
+from llm_env.scoring import ScoreModel
+from llm_env.tokens import TokenRows, encode_pairs, pad
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PromptForm: TypeAlias = Literal["plain", "chat", "paper"]
+TooLong: TypeAlias = Literal["error", "cut_prompt"]
+PROBE = "answer"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A score model, and how texts become what it was trained on."""
+
+    model: ScoreModel
+    tokenizer: PreTrainedTokenizerBase
+    form: PromptForm
+    end: tuple[int, ...]  # tokens behind every response
+    batch_size: int
+    device: torch.device  # where it scores; the weights may live elsewhere in between
+    too_long: TooLong = "error"
+    name: str = "score model"
+
+    def texts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+        """Scores [B, S] of texts."""
+        pairs = encode_pairs(self.tokenizer, self._formed(prompts), responses)
+        return self._score([(prompt, answer[:-1]) for prompt, answer in pairs])
+
+    def tokens(self, prompts: Sequence[Prompt], rows: TokenRows) -> Tensor:
+        """Scores [B, S] of generated rows whose ids are this model's own."""
+        pairs = encode_pairs(self.tokenizer, self._formed(prompts), [""] * len(prompts))
+        eos = self.tokenizer.eos_token_id
+        ids, mask = rows.response_ids.cpu(), rows.response_mask.cpu().bool()
+        answers = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
+        # generation ends at eos, so it is nowhere but at the end
+        bodies = [answer[:-1] if answer[-1:] == [eos] else answer for answer in answers]
+        asked = [prompt for prompt, _ in pairs]
+        return self._score(list(zip(asked, bodies, strict=True)))
+
+    def shares_tokens(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether a policy's response ids mean the same here."""
+        return same_tokens(tokenizer, self.tokenizer)
+
+    def readable(self, texts: Sequence[str]) -> float:
+        """Share of the words of texts that survive tokenization: 0 … 1."""
+        kept = total = 0
+        for text in texts:
+            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            back = self.tokenizer.decode(ids, skip_special_tokens=True).casefold().split()
+            words = text.casefold().split()
+            total += len(words)
+            kept += sum(word in back for word in words)
+        return kept / max(total, 1)
+
+    def _formed(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Prompts that the tokenizer renders in this model's format."""
+        return [formed(prompt, self.form) for prompt in prompts]
+
+    @torch.no_grad()
+    def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Tensor:
+        """End scores [B, S] float32 on the CPU; batches hold similar lengths."""
+        rows = [self._row(index, *pair) for index, pair in enumerate(pairs)]
+        scores = torch.empty(len(rows), self.model.heads)
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        with visiting(self.model, self.device):
+            for start in range(0, len(rows), self.batch_size):
+                index = order[start : start + self.batch_size]
+                batch = pad([rows[i] for i in index], self.end_id, left=False)
+                scores[index] = self.model.end_score(*batch).cpu()
+        return scores
+
+    @property
+    def end_id(self) -> int:
+        """A token to pad with: any will do, it is masked."""
+        found: int = self.tokenizer.eos_token_id
+        return found
+
+    def _row(self, index: int, prompt: list[int], answer: list[int]) -> list[int]:
+        """Ids of one row, within the context."""
+        context = context_length(self.model.backbone.config)
+        row = [*prompt, *answer, *self.end]
+        if context is None or len(row) <= context:
+            return row
+        room = context - len(answer) - len(self.end)
+        if self.too_long == "cut_prompt" and room > 0:
+            return [*prompt[-room:], *answer, *self.end]
+        raise InputError(
+            f"{self.name} sees {context} tokens, but row {index} of this batch has {len(row)}: "
+            f"{len(prompt)} of the prompt, {len(answer)} of the response, {len(self.end)} of its "
+            'end. Shorten max_new_tokens or the prompts, or set too_long = "cut_prompt" to drop '
+            "the beginning of such prompts"
+        )
+
+
+def formed(prompt: Prompt, form: PromptForm) -> Prompt:
+    """A prompt as its format wants it: a string becomes the user's turn, but for "plain".
+
+    A string that is in the paper's format already stays as it is.
+    """
+    if form == "plain" or not isinstance(prompt, str):
+        return prompt
+    if form == "paper" and prompt.startswith(BEGIN):
+        return prompt
+    return [{"role": "user", "content": prompt}]
+
+
+def own_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, form: PromptForm, source: str
+) -> PreTrainedTokenizerBase:
+    """A score model's tokenizer, set to render its format."""
+    if form == "chat" and tokenizer.chat_template is None:
+        raise InputError(
+            f'{source}: prompt_format = "chat" needs a tokenizer with a chat template, and this '
+            'one has none; use "plain" or "paper", or save the template with the tokenizer'
+        )
+    if form != "paper":
+        return tokenizer
+    own = copy.copy(tokenizer)
+    own.chat_template = None  # several turns, too, in the paper's format
+    return own
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase, form: PromptForm) -> tuple[int, ...]:
+    """What a score model was trained to see behind a response: eos, or what its template writes.
+
+    A template that changes the response or the prompt (one that removes reasoning) has no end of
+    its own to be found; there, too, it is eos.
+    """
+    if form == "chat":
+        turns = [{"role": "user", "content": PROBE}]
+        asked = str(
+            tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        )
+        turns.append({"role": "assistant", "content": PROBE})
+        whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        if whole.startswith(asked + PROBE) and len(whole) > len(asked + PROBE):
+            text = whole[len(asked + PROBE) :]
+            return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return (tokenizer.eos_token_id,)
+
+
+def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Whether ids of responses mean the same to both: one vocabulary, one end.
+
+    Prompt formats may differ: prompts are rendered anew. Classes say nothing: two families share
+    one class, and one family's releases add tokens.
+    """
+    if first.eos_token_id != second.eos_token_id:
+        return False
+    return dict(first.get_vocab()) == dict(second.get_vocab())
+
+
+def load_tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a score model's folder.
+
+    Raises:
+        InputError: there is none, it cannot be read, or it has no eos.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")):
+        raise InputError(
+            f"score model {folder} has no tokenizer (tokenizer_config.json); save the one that it "
+            "was trained with beside it: tokenizer.save_pretrained(that folder). If that is the "
+            'policy\'s, say so: tokenizer = "policy"'
+        )
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True
+        )
+    except Exception as error:  # whatever the tokenizer's format raises
+        raise InputError(
+            f"the tokenizer in {folder} cannot be loaded ({type(error).__name__}: {error}); save "
+            "it again with save_pretrained"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"the tokenizer in {folder} has no end-of-sequence token; set the one that the score "
+            "model was trained with and save it: tokenizer.eos_token = '</s>'"
+        )
+    return tokenizer
+
+
+@contextmanager
+def visiting(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Hold a module's weights on `device` for a while; they go home without being copied back."""
+    weights = list(itertools.chain(module.parameters(), module.buffers()))
+    home = [weight.data for weight in weights]
+    try:
+        for weight in weights:
+            weight.data = weight.data.to(device, non_blocking=True)
+        yield
+    finally:
+        for weight, data in zip(weights, home, strict=True):
+            weight.data = data

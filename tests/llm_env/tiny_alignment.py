@@ -1,0 +1,70 @@
+"""A whole Safe RLHF step on tiny models: score models, KL, PTX, costs, an unsteady λ."""
+
+import torch
+from tiny import causal_lm, word_tokenizer
+
+from constrained_rl.config import GradientConfig
+from constrained_rl.engines import Engines
+from constrained_rl.ppo import stream_names, train
+from constrained_rl.settings import validate
+from llm_env.collectors import by_model
+from llm_env.config import AlignConfig
+from llm_env.policy import CausalLMPolicy, response_logp
+from llm_env.safe_rlhf import Models, Task, token_parts
+from llm_env.scoring import ScoreModel, TokenCritic
+
+PROMPTS = ["how do i bake bread", "how do i trap a wolf", "bake bread ?", "trap the fox .", "cat"]
+DEMONSTRATIONS = [
+    ("how do i trap a wolf", "sorry no"),
+    ("bake bread ?", "yes use fire . bake the bread"),
+    ("cat", "the fox"),
+]
+
+
+def align_config(iterations=3, prompts=10, **settings):
+    ppo = {
+        "kl_coefficient": 0.1,
+        "epochs": 1,
+        "minibatches": 2,
+        "learning_rate": 5e-3,
+    } | settings.pop("ppo", {})
+    tree = {
+        "iterations": iterations,
+        "prompts": prompts,  # minibatches of 5: ranks get 2 and 3 rows
+        "max_new_tokens": 12,
+        "limit": -0.5,
+        "ptx_coefficient": 0.5,
+        "normalize_scores": "running",
+        "constraint": {"transform": "identity"},
+        "multiplier": GradientConfig(learning_rate=0.3, initial=0.5).model_dump(),
+        "ppo": ppo,
+    }
+    return validate(AlignConfig, tree | settings, "test")
+
+
+def score_model(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return ScoreModel.from_causal_lm(causal_lm(seed=seed, scale=3.0), generator=generator)
+
+
+def tiny_parts(config, engines=None, seed=0):
+    model, reference = causal_lm(scale=1.0), causal_lm(scale=1.0)
+    task = Task(
+        word_tokenizer(),
+        PROMPTS,
+        by_model(score_model(1)),
+        {"cost": by_model(score_model(2))},
+        DEMONSTRATIONS,
+    )
+    heads = len(stream_names(task.constraints(config), config.ppo))
+    critic = TokenCritic(ScoreModel(causal_lm(seed=1, scale=1.0).base_model, heads))
+    models = Models(CausalLMPolicy(model), critic, lambda obs, _: response_logp(reference, obs))
+    return token_parts(models, task, config, seed, engines or Engines())
+
+
+def rows_of(parts, iterations):
+    """Metrics of every iteration, times left out."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith("time/")}
+        for row in train(parts, iterations)
+    ]
