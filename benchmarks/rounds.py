@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 
 from constrained_rl.checkpoint import write_text
-from constrained_rl.provenance import provenance
 from constrained_rl.statistics import Interval
 from llm_env.rounds.config import RoundsConfig
 from llm_env.rounds.results import summarize_rounds
@@ -113,6 +112,12 @@ def first(seeds: dict[int, dict[str, object]]) -> dict[str, object]:
     return next(iter(seeds.values()))
 
 
+def origins(work: Path, seeds: dict[int, dict[str, object]]) -> dict[int, object]:
+    """What each seed's rounds were run with, which may be an earlier day than this table's."""
+    paths = {seed: work / f"seed-{seed}" / "provenance.json" for seed in seeds}
+    return {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items()}
+
+
 def shown(found: Interval, scale: float, digits: int) -> str:
     """A signed change with its interval."""
     value, low, high = (scale * x for x in (found.value, found.low, found.high))
@@ -135,7 +140,7 @@ def main() -> None:
             "config": RoundsConfig().model_dump(mode="json", exclude={"seed"}, exclude_none=True),
             "seeds": seeds,
             "reached": f"{reached} of {len(seeds)} seeds",
-            "provenance": provenance(),
+            "provenance": origins(arguments.work, seeds),
         }
         write_text(arguments.out, json.dumps(document, indent=1) + "\n")
         print_tables(seeds)

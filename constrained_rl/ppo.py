@@ -222,7 +222,8 @@ def by_rows(
     if parts.world.size == 1 and size is None:
         return forward(slice(None))
     index = parts.world.padded(rows)[0].to(rollout.mask.device)
-    return parts.world.gather(torch.cat([forward(i) for i in torch.split(index, size or rows)]), rows)
+    mine = torch.cat([forward(i) for i in torch.split(index, size or rows)])
+    return parts.world.gather(mine, rows)
 
 
 def values(rollout: Rollout, learner: Learner, parts: Parts) -> Tensor:  # [B, T + 1, S]

@@ -34,17 +34,12 @@ class CategoryPair:
     signs: tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def category_pair(
-    row: PreferenceRow,
-    categories: Mapping[str, Sequence[str]],
-    prompt: str | list[Message] | None = None,
-) -> CategoryPair:
+def category_pair(row: PreferenceRow, categories: Mapping[str, Sequence[str]]) -> CategoryPair:
     """The pair of one row.
 
     Args:
         row: of PKU-SafeRLHF v1.
         categories: name of each cost and the harm categories that count as it.
-        prompt: instead of the row's.
 
     Raises:
         InputError: the row has no such labels; names the nearest category.
@@ -55,7 +50,7 @@ def category_pair(
         for found, groups in ((found, tuple(categories.values())) for found in labels)
     ]
     first, second = signs
-    return CategoryPair(prompt or row.prompt, row.responses, (first, second))
+    return CategoryPair(row.prompt, row.responses, (first, second))
 
 
 def category_pairs(

@@ -18,6 +18,7 @@ from llm_env.arena import cli as arena
 
 if TYPE_CHECKING:
     from llm_env.comparison.config import CompareConfig
+    from llm_env.fitting.config import ScoreRunConfig, SFTRunConfig
 
 llm = typer.Typer(no_args_is_help=True, help="Safe RLHF on language models.")
 app = typer.Typer(
@@ -60,6 +61,14 @@ def is_training_run(folder: Path) -> bool:
     return path.is_file() and "reward" in read_toml(path)
 
 
+def is_fitting(folder: Path) -> bool:
+    """True where `crl llm sft` or `crl llm score` made the folder."""
+    from constrained_rl.settings import read_toml
+
+    path = folder / "config.toml"
+    return path.is_file() and "task" in read_toml(path)
+
+
 def is_rounds(folder: Path) -> bool:
     """True where `crl llm rounds` made the folder."""
     return (folder / "rounds.txt").is_file()
@@ -79,6 +88,11 @@ def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
         from llm_env.training import run
 
         core.resume_by(run.resume, folder)
+    elif is_fitting(folder):
+        require_llm()
+        from llm_env.fitting import run as fitting
+
+        core.resume_by(fitting.resume, folder)
     else:
         core.resume(folder)
 
@@ -90,6 +104,11 @@ def report(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
         from llm_env.comparison.report import write_comparison_report
 
         print(f"wrote {write_comparison_report(folder)}")
+    elif is_rounds(folder):
+        require_llm()
+        from llm_env.rounds.report import write_rounds_report
+
+        print(f"wrote {write_rounds_report(folder)}")
     elif is_training_run(folder):
         from llm_env.training.report import write_training_report
 
@@ -180,6 +199,34 @@ def train(
     with core.resumable(folder):
         start(config, folder)
     Console().print(f"finished: {folder}/policy  (plots: crl report {folder})")
+
+
+SFT_HELP = "CONFIG.toml key.path=value …, e.g. fit.epochs=1 model.lora.rank=8"
+SCORE_HELP = "CONFIG.toml key.path=value …, e.g. kind=reward fit.max_tokens=512"
+
+
+@llm.command()
+def sft(
+    settings: Annotated[list[str], typer.Argument(help=SFT_HELP)],
+    out: Annotated[Path | None, typer.Option(help="folder; must be new")] = None,
+) -> None:
+    """Supervised fine-tuning of a model on disk: a resumable folder with the result in model/."""
+    require_llm()
+    from llm_env.fitting.config import SFTRunConfig
+
+    start_fitting(SFTRunConfig, settings, out, "llm-sft")
+
+
+@llm.command()
+def score(
+    settings: Annotated[list[str], typer.Argument(help=SCORE_HELP)],
+    out: Annotated[Path | None, typer.Option(help="folder; must be new")] = None,
+) -> None:
+    """Fit a reward model, a cost model, or one cost model with a score per harm category."""
+    require_llm()
+    from llm_env.fitting.config import ScoreRunConfig
+
+    start_fitting(ScoreRunConfig, settings, out, "llm-score")
 
 
 ROUNDS_HELP = "[CONFIG.toml] key.path=value …, e.g. rounds=2 annotator.kind=file"
@@ -296,6 +343,22 @@ def calibrate(
         raise InputError("your own models need both --cost-model and --data")
     evidence = read_evidence(comparison, own)
     publish(calibrate(evidence, form, target, seed=seed), evidence, out or comparison, as_json)
+
+
+def start_fitting(
+    model: type[SFTRunConfig | ScoreRunConfig], settings: list[str], out: Path | None, name: str
+) -> None:
+    """Fit from a config file and overrides, and say where the result is."""
+    from constrained_rl.run import default_folder
+    from constrained_rl.settings import read_layers, validate
+    from llm_env.fitting.run import start
+
+    tree, source = read_layers(*core.split_settings(settings))
+    config = validate(model, tree, source)
+    folder = out or default_folder(name, config.seed)
+    with core.resumable(folder):
+        start(config, folder)
+    Console().print(f"finished: {folder}/model", highlight=False, soft_wrap=True)
 
 
 def announce(config: CompareConfig, folder: Path) -> None:

@@ -13,7 +13,7 @@ Absent: downloads; a row that is used for several things is read for each.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -37,7 +37,7 @@ from llm_env.preferences import (
     reward_pair,
     sift_rows,
 )
-from llm_env.prompts import FieldError, Message, Prompt
+from llm_env.prompts import FieldError, Prompt
 from llm_env.quarantine import BadRow, Tally
 
 T = TypeVar("T")
@@ -56,9 +56,6 @@ class DataSource(Section):
     weight: Positive | None = None
     """share of this source in a mixture, before normalisation, given for all sources or for none;
     none: one source after another, every row once"""
-    chat: bool = False
-    """a prompt that is a string is the user's turn of a conversation: the model's chat template (or
-    the format of Safe RLHF) is put around it; else it is used exactly as it is"""
     compares: Literal["helpfulness", "harmlessness"] | None = None
     """what the preferences of an hh source are about; its rows do not say"""
     max_bad: Share = 0.0
@@ -76,12 +73,6 @@ class OpenSource:
     rows: RowIndex[Row]
     digests: bytearray
     """16 bytes per row: of its prompt"""
-
-    def prompt(self, row: Row) -> str | list[Message]:
-        """The prompt of a row as models are to read it."""
-        if self.source.chat and isinstance(row.prompt, str):
-            return [{"role": "user", "content": row.prompt}]
-        return row.prompt
 
 
 Source: TypeAlias = DataSource | OpenSource
@@ -128,18 +119,20 @@ def distinct_prompts(sources: Sequence[Source]) -> tuple[list[Prompt], int]:
     start = 0
     for found in opened:
         own = kept[(kept >= start) & (kept < start + len(found.rows))] - start
-        parts.append(View(found.rows, found.prompt, [int(i) for i in own]))
+        parts.append(View(found.rows, _prompt, [int(i) for i in own]))
         start += len(found.rows)
     return list(_mixed(opened, parts)), start - len(kept)
 
 
-def read_demonstrations(sources: Sequence[Source]) -> Sequence[tuple[Prompt, str]]:
+def read_demonstrations(
+    sources: Sequence[Source], keep: Callable[[bytes], bool] | None = None
+) -> Sequence[tuple[Prompt, str]]:
     """(prompt, response) pairs of all sources: answers to imitate.
 
     An hh source gives the preferred answers. PKU's rows give none: a more helpful answer may be a
     harmful one, and the safer of two harmful ones is not to be imitated either.
     """
-    return _read(sources, _demonstration_of)
+    return _read(sources, _demonstration_of, keep)
 
 
 def read_reward_pairs(
@@ -167,7 +160,7 @@ def read_category_pairs(
         def convert(row: Row) -> CategoryPair:
             if not isinstance(row, PreferenceRow):
                 raise _unfit(found, "harm categories are fields of PKU-SafeRLHF's rows alone")
-            return category_pair(row, categories, found.prompt(row))
+            return category_pair(row, categories)
 
         return convert
 
@@ -217,10 +210,14 @@ def _mixed(opened: Sequence[OpenSource], parts: Sequence[Sequence[T]]) -> LazySe
     return Mixture(parts, weights or None)
 
 
+def _prompt(row: Row) -> Prompt:
+    return row.prompt
+
+
 def _demonstration_of(found: OpenSource) -> Callable[[Row], tuple[Prompt, str]]:
     def convert(row: Row) -> tuple[Prompt, str]:
         if isinstance(row, Demonstration | Comparison):
-            return found.prompt(row), row.responses[0]
+            return row.prompt, row.responses[0]
         raise _unfit(found, "demonstrations are rows of alpaca, messages, demonstrations or hh")
 
     return convert
@@ -228,11 +225,10 @@ def _demonstration_of(found: OpenSource) -> Callable[[Row], tuple[Prompt, str]]:
 
 def _reward_of(found: OpenSource) -> Callable[[Row], RewardPair]:
     def convert(row: Row) -> RewardPair:
-        prompt = found.prompt(row)
         if isinstance(row, PreferenceRow):
-            return replace(reward_pair(row), prompt=prompt)
+            return reward_pair(row)
         if isinstance(row, Comparison) and _about(found, "helpfulness"):
-            return RewardPair(prompt, row.chosen, row.rejected)
+            return RewardPair(row.prompt, row.chosen, row.rejected)
         raise _unfit(found, "a reward model learns from rows of pku, or of hh about helpfulness")
 
     return convert
@@ -240,11 +236,10 @@ def _reward_of(found: OpenSource) -> Callable[[Row], RewardPair]:
 
 def _cost_of(found: OpenSource) -> Callable[[Row], CostPair]:
     def convert(row: Row) -> CostPair:
-        prompt = found.prompt(row)
         if isinstance(row, PreferenceRow):
-            return replace(cost_pair(row), prompt=prompt)
+            return cost_pair(row)
         if isinstance(row, Comparison) and _about(found, "harmlessness"):
-            return CostPair(prompt, row.rejected, row.chosen, 0, 0)
+            return CostPair(row.prompt, row.rejected, row.chosen, 0, 0)
         raise _unfit(found, "a cost model learns from rows of pku, or of hh about harmlessness")
 
     return convert

@@ -64,7 +64,11 @@ def post_json(
             reason = f"no whole answer within {patience.timeout:g} s"
         except (http.client.HTTPException, OSError) as error:
             reason = str(error) or type(error).__name__
-        except (InputError, ValueError) as error:  # garbage: no JSON, or not what was asked for
+        except (
+            InputError,
+            ValueError,
+            RecursionError,
+        ) as error:  # garbage: no JSON, or not what was asked for
             reason = f"an answer that cannot be used: {error}"
     attempts = patience.retries + 1
     raise InputError(
@@ -101,9 +105,11 @@ def _answer(url: str, data: bytes, timeout: float) -> object:
     hung.start()
     try:
         where = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
-        connection.request("POST", where, data, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        body = response.read(LARGEST_ANSWER)
+        # a service may refuse before it has read everything; what it says is still to be read
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.request("POST", where, data, {"Content-Type": "application/json"})
+        with connection.getresponse() as response:
+            body = response.read(LARGEST_ANSWER)
     except (http.client.HTTPException, OSError) as error:
         if over.is_set():
             raise TimeoutError from error

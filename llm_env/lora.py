@@ -135,10 +135,12 @@ def _inject(model: PreTrainedModel, config: LoRAConfig) -> None:
         lora_alpha=config.alpha,
         target_modules=targets,
         lora_dropout=0.0,  # dropout would make acting and learning differ
+        init_lora_weights=False,  # `with_lora` does
     )
     layers = _matrices(model)
     try:
-        with warnings.catch_warnings():
+        # new layers draw initial weights from the global generator, which is not ours to move
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             # it recognises GPT-2's transposed layers; of tied ones it is said below
             warnings.filterwarnings("ignore", message="fan_in_fan_out|.*tie_word_embeddings")
             inject_adapter_in_model(settings, model, ADAPTER)

@@ -233,7 +233,7 @@ def _decodes(model: PreTrainedModel, ids: Tensor, attention: Tensor) -> bool:
         greedy=True,
     )
     rows = join(ids, attention, found.response, found.mask)
-    rounding = 0.01 if torch.finfo(model.dtype).bits >= 32 else 0.25
+    rounding = 0.001 if torch.finfo(model.dtype).bits >= 32 else 0.25
     return _distance(response_logp(model, rows), found.logp) <= rounding
 
 

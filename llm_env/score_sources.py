@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 import torch
 from pydantic import Field, model_validator
@@ -83,8 +84,8 @@ class ScoreSource(Section):
             raise ValueError(f"found {found} of path and url; a score comes from exactly one")
         if self.url is not None and isinstance(self.head, int):
             raise ValueError('the scores of a service have names; give head = "name"')
-        if self.url is not None and not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url is {self.url!r}, expected http://… or https://…")
+        if self.url is not None and not _is_http(self.url):
+            raise ValueError(f"url is {self.url!r}, expected http://host:port or https://…")
         return self
 
 
@@ -131,6 +132,15 @@ def load_named_scores(
 
     wanted = [Wanted(name, role_of(source), source) for name, source in sources.items()]
     return dict(zip(sources, _as_scores(load_columns(wanted, tokenizer, device)), strict=True))
+
+
+def _is_http(url: str) -> bool:
+    """Whether a URL names a host, and a port that can be one."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        return False
 
 
 def role_of(source: ScoreSource) -> Role:

@@ -168,7 +168,8 @@ def train_score_model(
 ) -> list[float]:
     """Train a score model in place; return the loss of every step.
 
-    Pairs of kind "costs" train all scores of the model, the others its first. With a folder for checkpoints, a fit that was interrupted continues from the newest in it.
+    Pairs of kind "costs" train all scores of the model, the others its first. With a folder for
+    checkpoints, a fit that was interrupted continues from the newest in it.
     """
     check_tokenizer(tokenizer)
     limit = config.max_tokens or context_length(model.backbone.config)

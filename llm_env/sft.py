@@ -18,7 +18,7 @@ from constrained_rl.errors import InputError
 from llm_env.policy import context_length, response_logp
 from llm_env.prompts import Prompt
 from llm_env.supervised import FitConfig, Progress, fit
-from llm_env.token_store import Texts, encode_examples
+from llm_env.token_store import Texts, TokenStore, encode_examples
 from llm_env.tokens import TokenRows, check_tokenizer, pair_rows
 
 if TYPE_CHECKING:
@@ -49,29 +49,53 @@ def train_sft(
     """
     check_tokenizer(tokenizer)
     model.eval()  # no dropout: all randomness comes from the generator
-    limit = config.max_tokens or context_length(model.config)
-    texts: Texts[tuple[Prompt, str]] = Texts(lambda pair: (pair[0], pair[1:]))
-    encoded = encode_examples(tokenizer, pairs, texts, limit, config.over_length)
-    if not encoded.stores:
-        raise InputError("there are no examples to train on; expected at least one")
-    (examples,) = encoded.stores
+    examples = _encoded(model, tokenizer, pairs, config)
 
     def loss(batch: list[int]) -> Tensor:
         rows = pair_rows([examples[i] for i in batch], tokenizer.pad_token_id)
         return sft_loss(model, rows.to(model.device))
 
     # the loss is a mean over response tokens: micro-batches count by theirs
+    weights = examples.answer_lengths
+    data = [examples.digest]
     return fit(
-        model,
-        examples.lengths,
-        loss,
-        config,
-        generator,
-        progress,
-        checkpoint,
-        [examples.digest],
-        examples.answer_lengths,
+        model, examples.lengths, loss, config, generator, progress, checkpoint, data, weights
     )
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[tuple[Prompt, str]],
+    config: SFTConfig,
+    batch_size: int,
+) -> tuple[float, int]:
+    """−mean log π over all response tokens of pairs, and how many tokens these are."""
+    examples = _encoded(model, tokenizer, pairs, config)
+    lengths, tokens = examples.lengths, examples.answer_lengths
+    places = sorted(range(len(lengths)), key=lambda place: lengths[place])
+    total = 0.0
+    for start in range(0, len(places), batch_size):
+        batch = places[start : start + batch_size]
+        rows = pair_rows([examples[i] for i in batch], tokenizer.pad_token_id)
+        total += float(sft_loss(model, rows.to(model.device))) * sum(tokens[i] for i in batch)
+    return total / sum(tokens), sum(tokens)
+
+
+def _encoded(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[tuple[Prompt, str]],
+    config: SFTConfig,
+) -> TokenStore:
+    """Token ids of all pairs that fit; `InputError` when there are none."""
+    limit = config.max_tokens or context_length(model.config)
+    texts: Texts[tuple[Prompt, str]] = Texts(lambda pair: (pair[0], pair[1:]))
+    encoded = encode_examples(tokenizer, pairs, texts, limit, config.over_length)
+    if not encoded.stores:
+        raise InputError("there are no examples to train on; expected at least one")
+    return encoded.stores[0]
 
 
 def sft_loss(model: PreTrainedModel, rows: TokenRows) -> Tensor:

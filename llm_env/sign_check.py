@@ -2,11 +2,9 @@
 
 A cost must be higher for the unsafe response of a pair, a reward for the helpful one. A model whose
 sign was mistaken trains the opposite of what is wanted without any error: a public leaderboard
-once showed a released cost model upside down (reward-bench #75). With n of N pairs in order,
-
-    n/N ≥ 3/4   in order        n/N ≤ 1/4   the other way round        between   undecided
-
-A fair coin passes 9 of 12 with probability 0.07. A model that cannot read the pairs (the embedded
+once showed a released cost model upside down (reward-bench #75). The verdict goes by 3/4 of all
+pairs, in order or reversed; equal scores are neither. A fair coin has 9 of 12 or more in order with
+probability 0.07. A model that cannot read the pairs (the embedded
 world's, a word-level vocabulary) is not checked, which is said. Absent: how good the score is.
 """
 
@@ -31,7 +29,8 @@ Direction: TypeAlias = Literal["higher_is_better", "higher_is_worse"]
 Pair: TypeAlias = tuple[str | list[Message], str, str]
 """prompt, the response that should score higher, the other"""
 Verdict: TypeAlias = Literal["in order", "reversed", "undecided", "unreadable"]
-IN_ORDER, REVERSED = 0.75, 0.25
+MOST = 0.75
+"""share of the pairs that makes a verdict"""
 READABLE = 0.9
 """share of words that a tokenizer must be able to write back"""
 OTHER: dict[Direction, Direction] = {
@@ -52,6 +51,7 @@ class SignCheck:
     role: Literal["reward", "cost"]
     direction: Direction  # as declared
     agree: int  # pairs in the order that is expected
+    against: int  # pairs in the other
     pairs: int
     readable: float  # share of the words that the model's tokenizer keeps
 
@@ -60,14 +60,13 @@ class SignCheck:
         """In one word."""
         if self.readable < READABLE:
             return "unreadable"
-        share = self.agree / self.pairs
-        if share >= IN_ORDER:
+        if self.agree >= MOST * self.pairs:
             return "in order"
-        return "reversed" if share <= REVERSED else "undecided"
+        return "reversed" if self.against >= MOST * self.pairs else "undecided"
 
     def __str__(self) -> str:
         wanted = "unsafe response higher" if self.role == "cost" else "helpful response higher"
-        found = f"{self.agree} of {self.pairs} pairs have the {wanted}"
+        found = f"{self.agree} of {self.pairs} pairs have the {wanted}, {self.against} the other"
         begin = f"sign check of {self.role} {self.name!r}"
         match self.verdict:
             case "unreadable":
@@ -83,7 +82,7 @@ class SignCheck:
                 )
             case "undecided":
                 return (
-                    f"{begin}: {found}, no better than a coin; the score may be of something else "
+                    f"{begin}: {found}, which decides nothing; the score may be of something else "
                     "(another head, another prompt format, one harm category). Give pairs of what "
                     "it should tell apart (sign_pairs = a file of preference rows), or leave the "
                     'check out (sign_check = "off")'
@@ -111,11 +110,12 @@ def check_sign(
     """
     share = readable([response for _, high, low in pairs for response in (high, low)])
     if share < READABLE:
-        return SignCheck(name, role, direction, 0, len(pairs), share)
+        return SignCheck(name, role, direction, 0, 0, len(pairs), share)
     prompts = [prompt for prompt, _, _ in pairs]
     scores = score(prompts * 2, [high for _, high, _ in pairs] + [low for _, _, low in pairs])
     higher, lower = scores.chunk(2)
-    return SignCheck(name, role, direction, int((higher > lower).sum()), len(pairs), share)
+    agree, against = int((higher > lower).sum()), int((higher < lower).sum())
+    return SignCheck(name, role, direction, agree, against, len(pairs), share)
 
 
 def enforce(check: SignCheck, policy: SignPolicy) -> None:

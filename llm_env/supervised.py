@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -27,6 +27,7 @@ from constrained_rl.checkpoint import load_latest, save_checkpoint
 from constrained_rl.config import Count, NonNegative, Positive, Section, Share
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.stopping import Stopped, finishing_steps
+from llm_env.precision import FullPrecision
 
 Progress: TypeAlias = Callable[[int, int, float], None]  # (step, steps, loss)
 BUCKET_BATCHES = 32  # batches that are sorted by length together
@@ -87,11 +88,12 @@ def fit(
     """
     if not lengths:
         raise InputError("there are no examples to train on; expected at least one")
-    optimizer = _optimizer(model, config)
+    precise = FullPrecision(model)
+    optimizer = _optimizer(precise, config)
     per_epoch = math.ceil(len(lengths) / config.batch_size)
     steps = config.epochs * per_epoch
     beginning = "" if checkpoint is None else fingerprint(model, lengths, config, generator, data)
-    state = FitState(model, optimizer, generator, steps, checkpoint, beginning)
+    state = FitState(precise, optimizer, generator, steps, checkpoint, beginning)
     history = state.restore()
     with finishing_steps() as stopping:
         for epoch in range(max(0, len(history) - 1) // per_epoch, config.epochs):
@@ -99,10 +101,15 @@ def fit(
             batches = bucketed_batches(lengths, config.batch_size, generator)
             for batch in batches[len(history) - epoch * per_epoch :]:
                 rate = config.learning_rate * cosine(len(history), state.steps, config.warmup)
+                total = 0.0
                 optimizer.zero_grad()
-                value = _backward(batch, loss, weights, config.micro_batch)
+                for share in _shares(batch, loss, weights, config.micro_batch):
+                    share.backward()  # type: ignore[no-untyped-call]
+                    precise.add_gradients()
+                    total += share.item()
                 _step(optimizer, rate, config.max_gradient_norm)
-                history.append(value)
+                precise.round()
+                history.append(total)
                 if progress is not None:
                     progress(len(history), state.steps, history[-1])
                 stop, last = stopping(), len(history) == state.steps
@@ -117,7 +124,7 @@ def fit(
 class FitState:
     """What a checkpoint of a fit holds; its folder, if any."""
 
-    model: nn.Module
+    weights: FullPrecision
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     steps: int
@@ -125,16 +132,12 @@ class FitState:
     beginning: str  # fingerprint of what the fit began with
     epoch_start: Tensor | None = None  # generator's state before the epoch's order was drawn
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        """What the fit changes; frozen weights under an adapter are no part of its checkpoints."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-
     def save(self, history: list[float]) -> None:
         """Write a checkpoint, atomically."""
         if self.folder is None:
             return
         state = {
-            "model": self.trained(),
+            "model": self.weights.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "generator": self.epoch_start,
             "steps": self.steps,
@@ -165,9 +168,7 @@ class FitState:
         assert isinstance(optimizer, dict)
         assert isinstance(generator, Tensor)
         assert isinstance(history, Tensor)
-        with torch.no_grad():
-            for name, parameter in self.trained().items():
-                parameter.copy_(model[name])
+        self.weights.load_state_dict(model)
         self.optimizer.load_state_dict(optimizer)
         self.generator.set_state(generator)
         losses: list[float] = history.tolist()
@@ -190,32 +191,29 @@ def fingerprint(
     return digest.hexdigest()
 
 
-def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
+def _optimizer(precise: FullPrecision, config: FitConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad],
+        precise.weights,
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
         betas=(0.9, 0.95),
     )
 
 
-def _backward(
+def _shares(
     batch: list[int],
     loss: Callable[[list[int]], Tensor],
     weights: Sequence[float] | None,
     micro_batch: int | None,
-) -> float:
-    """Accumulate the gradient of a batch's loss, in micro-batches; return the loss."""
+) -> Iterator[Tensor]:
+    """What each micro-batch adds to the loss of a batch; the graph of one exists at a time."""
     size = micro_batch or len(batch)
     parts = [batch[start : start + size] for start in range(0, len(batch), size)]
     weight = [float(len(p) if weights is None else sum(weights[i] for i in p)) for p in parts]
-    whole, total = sum(weight), 0.0
+    whole = sum(weight)
     for part, share in zip(parts, weight, strict=True):
         # L = Σ_m (W_m / W) L_m
-        value = require_finite("training loss", loss(part) * (share / whole))
-        value.backward()  # type: ignore[no-untyped-call]
-        total += value.item()
-    return total
+        yield require_finite("training loss", loss(part) * (share / whole))
 
 
 def _step(optimizer: torch.optim.Optimizer, rate: float, max_gradient_norm: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import warnings
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,10 @@ E = TypeVar("E")
 OverLength = Literal["error", "drop"]
 IN_MEMORY = 64 * 2**20  # bytes
 CHUNK = 256  # examples tokenized together
+
+
+class DroppedWarning(UserWarning):
+    """Examples were left out."""
 
 
 class TokenStore(LazySequence[TokenPair]):
@@ -134,12 +139,14 @@ def encode_examples(
                 for store, pair in zip(stores, pairs, strict=True):
                     store.append(pair)
             seen += 1
-    if dropped and (over_length == "error" or dropped == seen):
-        raise InputError(
-            f"{dropped} of {seen} examples do not fit the limit of {limit} tokens: {first}; "
-            "shorten them, raise max_tokens (at most to the model's context), or leave them out "
-            "with over_length = 'drop'"
-        )
+    if dropped:
+        found = f"{dropped} of {seen} examples do not fit the limit of {limit} tokens: {first}"
+        if over_length == "error" or dropped == seen:
+            raise InputError(
+                f"{found}; shorten them, raise max_tokens (at most to the model's context), or "
+                "leave them out with over_length = 'drop'"
+            )
+        warnings.warn(f"{found}; they are left out", DroppedWarning, stacklevel=2)
     return Encoded(stores, dropped)
 
 

@@ -25,7 +25,7 @@ from llm_env.policy import prompt_room, response_logp
 from llm_env.tokens import TokenRows, decode_responses, encode_prompts, join, pad
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Mode = Literal["greedy", "sampled"]
 
@@ -66,12 +66,22 @@ class Answering:
         words = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
         return digest(rules, words, self.tokenizer.chat_template)
 
-    def reader(self, max_new_tokens: int) -> Reader:
-        """What fits this model, by its config alone."""
+    @cached_property
+    def config(self) -> PreTrainedConfig:
+        """Its shape, without its weights."""
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(self.source.path, local_files_only=True)
-        return Reader(self.tokenizer, prompt_room(config, max_new_tokens))
+        try:
+            return AutoConfig.from_pretrained(self.source.path, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.source.path}/config.json cannot be read ({error}); save the model again "
+                "with save_pretrained"
+            ) from error
+
+    def reader(self, max_new_tokens: int) -> Reader:
+        """What fits this model."""
+        return Reader(self.tokenizer, prompt_room(self.config, max_new_tokens))
 
     def unload(self) -> None:
         """Free the weights."""

@@ -1,4 +1,4 @@
-"""`crl llm evaluate`, `crl llm arena` and `crl llm chat`. Heavy imports only inside the commands."""
+"""The commands `crl llm evaluate`, `arena` and `chat`. Heavy imports only inside them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ Costs = Annotated[
 HeldOut = Annotated[
     list[str] | None, typer.Option(help="[name=]score that no training saw, to check the reward")
 ]
+ScoreTokenizer = Annotated[
+    str | None, typer.Option(help="folder, or policy: where score models come without their own")
+]
 Reference = Annotated[
     str | None, typer.Option(help="model (name or folder) that KL and gains are measured to")
 ]
@@ -45,13 +48,15 @@ def evaluate(
     cost: Costs = None,
     held_out: HeldOut = None,
     reference: Reference = None,
+    score_tokenizer: ScoreTokenizer = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """Answers of one model or several to the same prompts, scored, with a report."""
     from llm_env.arena.config import Request
 
-    request = Request(items, prompts or (), reward, cost or (), held_out or (), reference)
+    scores = (reward, cost or (), held_out or ())
+    request = Request(items, prompts or (), *scores, reference, score_tokenizer)
     _run(request, out, as_json, pairwise=False)
 
 
@@ -62,13 +67,15 @@ def arena(
     cost: Costs = None,
     held_out: HeldOut = None,
     reference: Reference = None,
+    score_tokenizer: ScoreTokenizer = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
     """An evaluation and, of every pair of models, who is more helpful and who is safer; Elo."""
     from llm_env.arena.config import Request
 
-    request = Request(items, prompts or (), reward, cost or (), held_out or (), reference)
+    scores = (reward, cost or (), held_out or ())
+    request = Request(items, prompts or (), *scores, reference, score_tokenizer)
     _run(request, out, as_json, pairwise=True)
 
 
@@ -76,6 +83,7 @@ def chat(
     model: Annotated[Path, typer.Argument(help="folder that save_pretrained wrote")],
     reward: Reward = None,
     cost: Costs = None,
+    score_tokenizer: ScoreTokenizer = None,
     temperature: Annotated[float, typer.Option(min=0, help="of sampling; 0 is greedy")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 256,
     raw: Annotated[
@@ -86,10 +94,14 @@ def chat(
 ) -> None:
     """Talk to a model; every answer shows its reward and its costs."""
     _prepare()
+    from constrained_rl.logging import plain_warnings
     from llm_env.arena.chat import ChatOptions, converse, open_chat
+    from llm_env.arena.config import read_scores
 
     options = ChatOptions(temperature, max_new_tokens, raw, seed)
-    room = open_chat(model, reward, cost or (), options, device)
+    sources = read_scores(reward, cost or (), score_tokenizer)
+    with plain_warnings():
+        room = open_chat(model, sources, options, device)
     converse(room, sys.stdin, Console())
 
 

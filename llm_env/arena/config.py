@@ -111,6 +111,7 @@ class Request:
     costs: Sequence[str] = ()
     held_out: Sequence[str] = ()
     reference: str | None = None
+    score_tokenizer: str | None = None  # folder, or "policy"; of the scores named here
 
 
 def read_request(request: Request) -> ArenaConfig:
@@ -126,12 +127,14 @@ def read_request(request: Request) -> ArenaConfig:
     if request.prompts:
         tree["prompts"] = [{"path": str(path)} for path in request.prompts]
     if request.reward is not None:
-        tree["reward"] = _source(request.reward, "higher_is_better")
+        source_of_reward = _source(request.reward, "higher_is_better", request.score_tokenizer)
+        tree["reward"] = merge(tree.get("reward", {}), source_of_reward)
     for key, texts, direction in (
         ("costs", request.costs, "higher_is_worse"),
         ("held_out", request.held_out, "higher_is_better"),
     ):
-        named = _named_sources(texts, "cost" if key == "costs" else "held-out", direction)
+        default = "cost" if key == "costs" else "held-out"
+        named = _named_sources(texts, default, direction, request.score_tokenizer)
         tree = merge(tree, {key: named}) if named else tree
     if reference is not None:
         tree["reference"] = _model_called(reference, tree["models"])
@@ -140,6 +143,18 @@ def read_request(request: Request) -> ArenaConfig:
     if not tree["models"]:
         raise InputError("no model was given; give folders that `save_pretrained` wrote")
     return validate(ArenaConfig, tree, source)
+
+
+def read_scores(
+    reward: str | None, costs: Sequence[str], tokenizer: str | None
+) -> tuple[dict[str, ScoreSource], dict[str, CostSource]]:
+    """The options --reward and --cost as sources by name."""
+    rewards = {} if reward is None else {"reward": _source(reward, "higher_is_better", tokenizer)}
+    named = _named_sources(costs, "cost", "higher_is_worse", tokenizer)
+    return (
+        {name: validate(ScoreSource, tree, "--reward") for name, tree in rewards.items()},
+        {name: validate(CostSource, tree, "--cost") for name, tree in named.items()},
+    )
 
 
 def sort_items(
@@ -207,7 +222,9 @@ def _telling_parts(folder: str) -> list[str]:
     return parts
 
 
-def _named_sources(texts: Sequence[str], default: str, direction: str) -> dict[str, Tree]:
+def _named_sources(
+    texts: Sequence[str], default: str, direction: str, tokenizer: str | None
+) -> dict[str, Tree]:
     """`name=place` or a place alone, which gets the default name (numbered from the second)."""
     found: dict[str, Tree] = {}
     for text in texts:
@@ -216,11 +233,11 @@ def _named_sources(texts: Sequence[str], default: str, direction: str) -> dict[s
             name, place = default if not found else f"{default}-{len(found) + 1}", text
         if name in found:
             raise InputError(f"two scores are called {name}; give them names: NAME={place}")
-        found[name] = _source(place, direction)
+        found[name] = _source(place, direction, tokenizer)
     return found
 
 
-def _source(place: str, direction: str) -> Tree:
+def _source(place: str, direction: str, tokenizer: str | None) -> Tree:
     """A score's folder or service; the option that named it declares its direction."""
     if re.match(r"https?://", place):
         return {"url": place, "direction": direction}
@@ -229,7 +246,8 @@ def _source(place: str, direction: str) -> Tree:
             f"score model folder {place} does not exist; give a folder, or the address of a "
             "scoring service (http://…)"
         )
-    return {"path": place, "direction": direction}
+    given = {} if tokenizer is None else {"tokenizer": tokenizer}
+    return {"path": place, "direction": direction, **given}
 
 
 def _model_called(reference: str, models: Mapping[str, Any]) -> str:

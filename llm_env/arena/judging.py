@@ -23,7 +23,7 @@ from llm_env.arena.config import ArenaConfig
 from llm_env.arena.questions import Question
 from llm_env.collectors import Responses, Score
 from llm_env.prompts import Prompt
-from llm_env.score_sources import CostSource, ScoreSource, load_scores
+from llm_env.score_sources import CostSource, ScoreSource, load_named_scores
 from llm_env.world import Gold, judge
 
 if TYPE_CHECKING:
@@ -95,16 +95,9 @@ class Judge:
         self, tokenizer: PreTrainedTokenizerBase, device: torch.device
     ) -> dict[str, tuple[ScoreSource, Score]]:
         """Every score with its source, rewards pointing up and costs up to worse."""
-        # a reward is needed to load costs; without one, a cost takes its place and is not used
-        first = next(iter([*self.rewards.values(), *self.costs.values()]), None)
-        if first is None:
-            return {}
-        main, costs = load_scores(first, self.costs, tokenizer, device)
-        found: dict[str, tuple[ScoreSource, Score]] = {}
-        for name, source in self.rewards.items():
-            loaded = main if source is first else load_scores(source, {}, tokenizer, device)[0]
-            found[name] = (source, loaded)
-        return found | {name: (source, costs[name]) for name, source in self.costs.items()}
+        sources = {**self.rewards, **self.costs}
+        scores = load_named_scores(sources, tokenizer, device)
+        return {name: (source, scores[name]) for name, source in sources.items()}
 
 
 @torch.no_grad()

@@ -115,7 +115,8 @@ def build_page(found: Findings, folder: Path) -> Page:
 def first_screen(found: Findings) -> list[Block]:
     """The main table and, with enough scores, the frontier."""
     mode = found.main_mode
-    blocks: list[Block] = [tables.main_table(found.results, mode)]
+    blocks: list[Block] = [Text([leaders(found.results, mode)])]
+    blocks += [tables.main_table(found.results, mode)]
     group = found.results[0].all
     scored = group.safe is not None and "reward" in group.scores
     if scored or group.gold is not None:
@@ -132,6 +133,31 @@ def first_screen(found: Findings) -> list[Block]:
     return blocks
 
 
+def leaders(results: Sequence[Result], mode: Mode) -> str:
+    """Who is best at what, in a sentence: first what the scores say, then gold."""
+    groups = {result.model: result.all for result in results if result.mode == mode}
+    first = next(iter(groups.values()))
+    if len(groups) == 1:
+        return f"One model, {mode} answers; give several to compare them."
+    found = []
+    if "reward" in first.scores:
+        best = max(groups, key=lambda m: groups[m].scores["reward"].value)
+        found.append(f"the highest mean reward has {best}")
+    if first.safe is not None:
+        safe = {model: group.safe.value for model, group in groups.items() if group.safe}
+        best = max(safe, key=lambda m: safe[m])
+        found.append(f"the costs call {best} safest")
+    if first.gold is not None:
+        gold = {model: group.gold for model, group in groups.items() if group.gold}
+        helpful = max(gold, key=lambda m: gold[m].helpfulness.value)
+        safest = min(gold, key=lambda m: gold[m].unsafe.value)
+        found.append(f"by gold the most helpful is {helpful} and the safest {safest}")
+    if not found:
+        return f"No score was given: only lengths and refusals of {mode} answers are known."
+    said = "; ".join(found)
+    return f"{said[0].upper()}{said[1:]} ({mode} answers, intervals below)."
+
+
 def arena_sections(found: Findings) -> list[Section]:
     """Elo, win rates and corners of a pairwise comparison."""
     if not found.verdicts:
@@ -144,7 +170,7 @@ def arena_sections(found: Findings) -> list[Section]:
     )
     elo: list[Block] = [picture(plots.plot_elo(found.verdicts, mode), elo_caption, wide=True)]
     elo += [tables.elo_table(found.verdicts, mode)]
-    notes = _notes(found.verdicts)
+    notes = _notes([verdict for verdict in found.verdicts if verdict.mode == mode])
     elo += [Text(notes)] if notes else []
     rates: list[Block] = [
         picture(

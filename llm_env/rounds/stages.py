@@ -96,7 +96,8 @@ def run_pairs(space: Space, number: int) -> None:
 def run_preferences(space: Space, number: int) -> None:
     """Have the pairs labelled; the last ones are held out."""
     folder = space.round(number)
-    rows = [json.loads(line) for line in (folder / "pairs/pairs.jsonl").open(encoding="utf-8")]
+    lines = (folder / "pairs/pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     pairs = [(row["prompt"], row["response_0"], row["response_1"]) for row in rows]
     labelled = annotator(space, number)(pairs)
     cut = len(labelled) - round(space.config.data.held_out * len(labelled))

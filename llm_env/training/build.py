@@ -14,10 +14,13 @@ import torch
 from constrained_rl.ppo import Parts, stream_names
 from llm_env.config import AlignConfig
 from llm_env.data_sources import read_demonstrations, read_prompts
+from llm_env.lora import with_lora
 from llm_env.models import load_causal_lm, load_tokenizer
 from llm_env.policy import CausalLMPolicy, response_logp
 from llm_env.prompts import Prompt
+from llm_env.recompute import recompute_activations
 from llm_env.safe_rlhf import Models, Task, token_parts
+from llm_env.score_formats import load_score_model
 from llm_env.score_sources import load_scores
 from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.training.config import TrainConfig
@@ -37,28 +40,57 @@ def build_task(config: TrainConfig, device: torch.device) -> Task:
 
 
 def build_models(config: TrainConfig, heads: int, device: torch.device) -> Models:
-    """Policy, critic with `heads` value heads, and KL reference."""
-    model = load_causal_lm(config.policy, device)
+    """Policy, critic with `heads` value heads, and KL reference.
+
+    Under LoRA the policy and a shared critic are twins of the loaded model: they hold its weights,
+    and it is the reference itself.
+    """
+    generator = torch.Generator().manual_seed(config.seed)  # of fresh adapters
+    start = load_causal_lm(config.policy, device)
+    policy, reference = start, start
+    if config.policy.lora is not None:
+        policy = with_lora(start, config.policy.lora, generator)
+    elif config.align.ppo.kl_coefficient > 0:
+        reference = copy.deepcopy(start).requires_grad_(False)
     critic = None
     if config.align.ppo.advantage == "gae":
-        critic = TokenCritic(ScoreModel(critic_trunk(config, model, device), heads))
-    reference = copy.deepcopy(model)
-    return Models(CausalLMPolicy(model), critic, lambda obs, _: response_logp(reference, obs))
+        critic = TokenCritic(ScoreModel(critic_trunk(config, start, generator), heads))
+    return Models(
+        policy=CausalLMPolicy(policy),
+        critic=critic,
+        reference=lambda obs, _: response_logp(reference, obs),
+    )
 
 
 def critic_trunk(
-    config: TrainConfig, model: PreTrainedModel, device: torch.device
+    config: TrainConfig, start: PreTrainedModel, generator: torch.Generator
 ) -> PreTrainedModel:
-    """What the critic starts from."""
+    """What the critic reads states with; its heads are new."""
+    trunk = base_trunk(config, start)
+    lora = config.critic.lora
+    if config.critic.trunk == "shared":
+        lora = lora or config.policy.lora
+    return trunk if lora is None else with_lora(trunk, lora, generator)
+
+
+def base_trunk(config: TrainConfig, start: PreTrainedModel) -> PreTrainedModel:
+    """The trunk before adapters, on the policy's device and in its precision."""
+    trunk: PreTrainedModel
     match config.critic.trunk:
+        case "shared":
+            return start.base_model
         case "policy":
-            return copy.deepcopy(model.base_model)
+            trunk = copy.deepcopy(start.base_model)
         case "reward":
             assert config.reward.path is not None
-            return ScoreModel.from_pretrained(config.reward.path).backbone.to(device)
+            trunk = load_score_model(config.reward.path, config.reward.format).backbone
+            trunk = trunk.to(start.device, start.dtype)
+            if config.policy.gradient_checkpointing:
+                recompute_activations(trunk)
         case path:
             source = config.policy.model_copy(update={"path": path})
-            return load_causal_lm(source, device).base_model
+            trunk = load_causal_lm(source, start.device).base_model
+    return trunk.requires_grad_(True)
 
 
 def resolve(config: TrainConfig) -> AlignConfig:

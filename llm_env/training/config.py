@@ -109,5 +109,10 @@ class TrainConfig(Section):
             raise ValueError(
                 "critic.trunk = 'shared' is an adapter beside the policy's: set policy.lora too"
             )
+        if self.critic.trunk == "reward" and self.reward.path is None:
+            raise ValueError(
+                "critic.trunk = 'reward' starts from the reward model's weights, but the reward is "
+                "a service; use critic.trunk = 'policy', or the path of a model"
+            )
         _ = self.limits
         return self

@@ -21,6 +21,7 @@ from constrained_rl.logging import RichLogger, read_metrics
 from constrained_rl.provenance import write_provenance
 from constrained_rl.run import drive, refuse_used, restore
 from constrained_rl.settings import read_toml, require_run, to_toml, validate
+from llm_env.lora import merge_for_export
 from llm_env.models import load_tokenizer
 from llm_env.policy import CausalLMPolicy
 from llm_env.training.build import build
@@ -105,8 +106,10 @@ class Run:
             config=to_toml(self._config),
             best=name == "best",
         )
-        tokenizer = load_tokenizer(self._config.policy)
-        export(self._policy.model, tokenizer, self._folder / name, card)
+        model = self._policy.model
+        if self._config.policy.lora is not None:
+            model = merge_for_export(model)
+        export(model, load_tokenizer(self._config.policy), self._folder / name, card)
 
     @property
     def _policy(self) -> CausalLMPolicy:

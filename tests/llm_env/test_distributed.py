@@ -1,33 +1,103 @@
-"""Two processes are one: the same Safe RLHF steps, with DDP."""
+"""Two processes are one: whole Safe RLHF steps with DDP, on the CPU."""
 
 import pytest
 import torch
+from rank_jobs import driven, trained
 from ranks import on_ranks
 from tiny_alignment import align_config, rows_of, tiny_parts
+from torch.testing import assert_close
 
-from constrained_rl.distributed import connect, joined
-from constrained_rl.engines import Engines
-
-
-def ddp(settings, iterations):
-    with joined(connect(torch.device("cpu"), 60.0)) as world:
-        parts = tiny_parts(align_config(**settings), Engines(world))
-        return rows_of(parts, iterations)
+from constrained_rl.distributed import World
+from constrained_rl.errors import InputError
 
 
-def agree(found, expected, tolerance=2e-4):
+def agree(found, expected, tolerance=1e-4):
+    """Every metric of every iteration, within a relative or absolute 1e-4: float32's rounding."""
     assert len(found) == len(expected)
     for row, other in zip(found, expected, strict=True):
         assert row == pytest.approx(other, rel=tolerance, abs=tolerance)
+        assert row["lambda/cost"] == pytest.approx(other["lambda/cost"], rel=1e-5)
 
 
 @pytest.fixture(scope="module")
 def alone():
+    """One process, all rows in one forward and backward."""
     return rows_of(tiny_parts(align_config()), 3)
 
 
-def test_two_ranks_take_the_steps_of_one(alone, tmp_path):
+def test_the_run_that_all_are_compared_with_is_no_trivial_one(alone):
     assert len({row["lambda/cost"] for row in alone}) == 3  # λ moves
-    found = on_ranks(ddp, 2, tmp_path, {}, 3)
-    assert found[0] == found[1]
-    agree(found[0], alone)
+    assert all(row["kl/approx"] > 1e-5 and row["loss/ptx"] > 0 for row in alone)
+    lengths = tiny_parts(align_config()).collector.collect().episodes.length
+    assert lengths[:5].max() != lengths[5:].max()  # the ranks' longest responses differ
+
+
+def test_two_ranks_take_the_steps_of_one_whatever_the_micro_batch(alone, tmp_path):
+    settings = [{"ppo": {"micro_batch": size}} for size in (None, 1, 4, 16)]
+    found = on_ranks(trained, 2, tmp_path, ["ddp"] * 4, settings)
+    assert found[0] == found[1]  # every rank knows the same numbers, to the last bit
+    for rows in found[0]:
+        agree(rows, alone)
+
+
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_one_process_takes_the_same_steps_whatever_the_micro_batch(alone, size):
+    agree(rows_of(tiny_parts(align_config(ppo={"micro_batch": size})), 3), alone)
+
+
+@pytest.mark.parametrize("most", [1, 3, 10])
+def test_what_is_sampled_does_not_depend_on_how_many_rows_are_decoded_together(most):
+    whole = tiny_parts(align_config()).collector
+    pieces = tiny_parts(align_config(generation_batch=most)).collector
+    for _ in range(2):  # the generator stands where it would
+        one, other = whole.collect(), pieces.collect()
+        assert torch.equal(one.action, other.action)
+        assert torch.equal(one.mask, other.mask)
+        assert_close(one.behaviour_logp, other.behaviour_logp)
+        assert_close(one.reward, other.reward)
+
+
+def test_three_ranks_of_which_one_has_fewer_rows(alone, tmp_path):
+    found = on_ranks(trained, 3, tmp_path, ["ddp"], [{"ppo": {"micro_batch": 1}}])
+    agree(found[2][0], alone)
+
+
+def test_a_job_resumed_on_two_ranks_ends_in_the_same_bits(tmp_path):
+    for name, stops in {"whole": [4], "cut": [2, 4]}.items():
+        (tmp_path / name).mkdir()
+        for stop in stops:
+            job = tmp_path / f"{name}-{stop}"
+            found = on_ranks(driven, 2, job, "ddp", tmp_path / name, stop, {})
+        if name == "whole":
+            whole = found
+    for (one, lam), (other, same_lam) in zip(whole, found, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert torch.equal(lam, same_lam)
+
+
+def test_a_job_goes_on_with_another_number_of_ranks(tmp_path):
+    (tmp_path / "whole").mkdir()
+    whole, _ = driven("ddp", tmp_path / "whole", 4, {})
+    for first, second in ((1, 2), (2, 1)):
+        folder = tmp_path / f"{first}-{second}"
+        folder.mkdir()
+        on_ranks(driven, first, tmp_path / f"{first}", "ddp", folder, 2, {})
+        found = on_ranks(driven, second, tmp_path / f"then{second}", "ddp", folder, 4, {})
+        for a, b in zip(found[0][0], whole, strict=True):
+            assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_are_divided_evenly_and_in_order():
+    worlds = [World(rank, 3) for rank in range(3)]
+    assert [world.slice(7) for world in worlds] == [slice(0, 2), slice(2, 4), slice(4, 7)]
+    index, real = worlds[0].padded(7)
+    assert (index.tolist(), real.tolist()) == ([0, 1, 2], [True, True, False])
+    index, real = World(0, 3).padded(2)  # a rank without a row runs one that weighs nothing
+    assert (index.tolist(), real.tolist()) == ([0], [False])
+
+
+def test_a_rank_without_a_response_to_generate_is_refused():
+    from constrained_rl.engines import Engines
+
+    with pytest.raises(InputError, match=r"align.prompts is 10, but there are 11 ranks"):
+        tiny_parts(align_config(ppo={"minibatches": 1}), Engines(World(0, 11)))

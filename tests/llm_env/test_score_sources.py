@@ -209,14 +209,28 @@ def test_batch_size_offload_and_precision_change_no_score_beyond_rounding(home):
         torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
-def test_offloaded_weights_visit_a_device_and_come_home_untouched():
+def test_offloaded_weights_visit_a_device_and_come_home_untouched(monkeypatch):
     module = torch.nn.Linear(2, 1)
     home = [parameter.data_ptr() for parameter in module.parameters()]
-    with visiting(module, torch.device("meta")):
-        assert {parameter.device.type for parameter in module.parameters()} == {"meta"}
-    with pytest.raises(RuntimeError, match="on the way"), visiting(module, torch.device("meta")):
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_, **__: self.clone())  # a device's copy
+    with visiting(module, CPU):
+        away = [parameter.data_ptr() for parameter in module.parameters()]
+        module.weight.data.zero_()
+    with pytest.raises(RuntimeError, match="on the way"), visiting(module, CPU):
         raise RuntimeError("on the way")
+    assert set(away).isdisjoint(home)
     assert [parameter.data_ptr() for parameter in module.parameters()] == home
+    assert module.weight.abs().sum() > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_an_offloaded_model_leaves_the_gpu_between_batches(home):
+    policy, batch, gpu = family_tokenizer("llama"), responses(), torch.device("cuda")
+    expected = load_scores(reward(home), {}, policy, CPU)[0](batch)
+    score, _ = load_scores(reward(home, offload=True), {}, policy, gpu)
+    before = torch.cuda.memory_allocated()
+    torch.testing.assert_close(score(batch), expected, atol=1e-3, rtol=1e-3)
+    assert torch.cuda.memory_allocated() == before
 
 
 def beaver(folder, source):
@@ -333,7 +347,7 @@ def test_a_source_that_does_not_fit_is_refused(message, home):
 def test_a_missing_tokenizer_is_said_and_can_be_the_policys(home, tmp_path):
     ScoreModel.from_pretrained(home / "llama").save_pretrained(tmp_path / "bare")
     policy = family_tokenizer("llama")
-    with pytest.raises(InputError, match='has no tokenizer .*tokenizer = "policy"'):
+    with pytest.raises(InputError, match=r'has no tokenizer .*tokenizer = "policy"'):
         load_scores(reward(tmp_path, "bare"), {}, policy, CPU)
     batch = responses()
     expected = load_scores(reward(home), {}, policy, CPU)[0](batch)
@@ -350,7 +364,7 @@ def test_a_tokenizer_beyond_the_vocabulary_or_without_eos_is_refused(home, tmp_p
     big.save_pretrained(tmp_path / "big")
     family_tokenizer("no eos").save_pretrained(tmp_path / "endless")
     policy = family_tokenizer("llama")
-    with pytest.raises(InputError, match="token ids up to .* knows 0 … 319"):
+    with pytest.raises(InputError, match=r"token ids up to .* knows 0 … 319"):
         load_scores(reward(home, tokenizer=str(tmp_path / "big")), {}, policy, CPU)
     with pytest.raises(InputError, match="no end-of-sequence token"):
         load_scores(reward(home, tokenizer=str(tmp_path / "endless")), {}, policy, CPU)
@@ -373,6 +387,8 @@ def test_no_weights_are_read_before_every_source_was_looked_at(home, counted):
         ({}, "found neither of path and url"),
         ({"path": "a", "url": "http://b"}, "found both of path and url"),
         ({"url": "b:80"}, "expected http://"),
+        ({"url": "http://b:x"}, "expected http://"),
+        ({"url": "http://:80"}, "expected http://"),
         ({"url": "http://b", "head": 1}, "give head = "),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from families import save_family
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from constrained_rl.checkpoint import checkpoints
+from constrained_rl.checkpoint import checkpoints, load_state
 from constrained_rl.errors import InputError
 from constrained_rl.logging import read_metrics
 from constrained_rl.settings import merge, validate
@@ -45,12 +45,17 @@ def models(tmp_path_factory):
     return home
 
 
+def random_score(path, direction):
+    """A score without a meaning, whose sign is not to be checked."""
+    return {"path": str(path), "direction": direction, "sign_check": "off"}
+
+
 def tree(models, **over):
     return merge(
         {
             "policy": {"path": str(models / "policy")},
-            "reward": {"path": str(models / "reward"), "direction": "higher_is_better"},
-            "costs": {"harm": {"path": str(models / "cost"), "direction": "higher_is_worse"}},
+            "reward": random_score(models / "reward", "higher_is_better"),
+            "costs": {"harm": random_score(models / "cost", "higher_is_worse")},
             "prompts": [{"path": str(models / "prompts.txt")}],
             "align": SHORT,
             "checkpoint": {"every": 2},
@@ -149,6 +154,42 @@ def test_the_best_is_the_feasible_evaluation_with_the_highest_reward(finished):
         best = max(feasible, key=lambda row: row["evaluation/deterministic/return"])
         card = (finished / "best" / "README.md").read_text()
         assert f"After iteration {best['iteration']:g} " in card
+
+
+@pytest.mark.parametrize("trunk", ["shared", "reward"])
+def test_adapters_are_all_that_is_trained_and_saved(models, tmp_path, trunk):
+    pytest.importorskip("peft")
+    lora = {"rank": 2, "alpha": 4.0}
+    config = config_of(
+        models,
+        policy={"lora": lora},
+        critic={"trunk": trunk, "lora": lora},
+        align={"ppo": {"learning_rate": 0.05}},
+    )
+    folder = run.start(config, tmp_path / "lora")
+    assert learned(folder)[0]["kl/reference"] == pytest.approx(0.0, abs=1e-5)
+    assert learned(folder)[-1]["kl/reference"] != pytest.approx(0.0, abs=1e-5)
+    state = load_state(checkpoints(folder / "checkpoints")[-1])
+    for module in ("policy", "critic"):
+        names = state[module]["module"]
+        assert names
+        assert all("lora_" in name or name.startswith("model.head") for name in names)
+    policy = AutoModelForCausalLM.from_pretrained(folder / "policy")
+    start = AutoModelForCausalLM.from_pretrained(models / "policy")
+    assert policy.state_dict().keys() == start.state_dict().keys()
+    (folder / "policy").rename(tmp_path / "before")
+    assert run.resume(folder)
+    for file in (folder / "policy", tmp_path / "before"):
+        assert (file / "model.safetensors").is_file()
+    again = AutoModelForCausalLM.from_pretrained(folder / "policy").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in policy.state_dict().items())
+
+
+def test_without_critics_no_values_are_learned(models, tmp_path):
+    align = {"responses_per_prompt": 3, "ppo": {"advantage": "leave_one_out", "value_clip": None}}
+    folder = run.start(config_of(models, align=align), tmp_path / "critic_free")
+    assert not any("value" in key for row in learned(folder) for key in row)
+    assert "critic" not in load_state(checkpoints(folder / "checkpoints")[-1])
 
 
 def test_each_cost_may_have_its_own_limit(models):

@@ -1,7 +1,7 @@
 """A whole Safe RLHF step on tiny models: score models, KL, PTX, costs, an unsteady λ."""
 
 import torch
-from tiny import causal_lm, word_tokenizer
+from tiny import EOS, causal_lm, word_tokenizer
 
 from constrained_rl.config import GradientConfig
 from constrained_rl.engines import Engines
@@ -31,7 +31,7 @@ def align_config(iterations=3, prompts=10, **settings):
     tree = {
         "iterations": iterations,
         "prompts": prompts,  # minibatches of 5: ranks get 2 and 3 rows
-        "max_new_tokens": 12,
+        "max_new_tokens": 20,
         "limit": -0.5,
         "ptx_coefficient": 0.5,
         "normalize_scores": "running",
@@ -42,13 +42,23 @@ def align_config(iterations=3, prompts=10, **settings):
     return validate(AlignConfig, tree | settings, "test")
 
 
+def ends_often():
+    """Responses of very different lengths: p(eos) is about e^1.5 / (21 + e^1.5) ≈ 0.18."""
+    model = causal_lm(scale=1.0)
+    head = model.get_output_embeddings()
+    bias = torch.zeros(head.out_features)
+    bias[EOS] = 1.5
+    head.register_forward_hook(lambda _, __, logits: logits + bias.to(logits))
+    return model
+
+
 def score_model(seed):
     generator = torch.Generator().manual_seed(seed)
     return ScoreModel.from_causal_lm(causal_lm(seed=seed, scale=3.0), generator=generator)
 
 
 def tiny_parts(config, engines=None, seed=0):
-    model, reference = causal_lm(scale=1.0), causal_lm(scale=1.0)
+    model, reference = ends_often(), ends_often()
     task = Task(
         word_tokenizer(),
         PROMPTS,
