@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 .venv/ready: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[llm,plot,dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[llm,lora,deepspeed,data,plot,dev]"
 	touch $@
 
 setup: .venv/ready

@@ -76,7 +76,7 @@ def write_models(folder: Path, size: Size, prompts: int, prompt_tokens: int) -> 
 
 
 def tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """One word per token: w0, w1, …"""
+    """One word per token, w0, w1 and so on."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = (*SPECIAL, *(f"w{i}" for i in range(vocabulary - len(SPECIAL))))

@@ -23,12 +23,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, Notice
 
 TENSOR = "$tensor"
 
 
-class CheckpointWarning(UserWarning):
+class CheckpointWarning(Notice):
     """A damaged checkpoint was passed over."""
 
 

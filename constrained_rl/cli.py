@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from constrained_rl.errors import InputError, NonFiniteError
+from constrained_rl.errors import InputError, NonFiniteError, RankError
 from constrained_rl.faults import fault_in_given_code
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ def run_cli(application: Callable[[], object]) -> None:
     """Run a typer application with this project's error convention."""
     try:
         application()
-    except (InputError, NonFiniteError) as error:
+    except (InputError, NonFiniteError, RankError) as error:
         if DEBUG["on"]:
             raise
         refuse(str(error))

@@ -9,6 +9,7 @@ Absent: tensor and pipeline parallelism, elastic numbers of ranks within one job
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,14 +20,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, RankError
 
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun and deepspeed put into the environment of each process they start."""
-
-
-class RankError(RuntimeError):
-    """Another rank died, failed, or kept this one waiting; its own message says why."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +95,13 @@ class World:
         """Whether it is true on any rank."""
         return bool(self.maximum(int(flag)))
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        self.maximum(0)
+    def same(self, text: str) -> str:
+        """Rank 0's text."""
+        if self.size == 1:
+            return text
+        said = [text]
+        dist.broadcast_object_list(said, src=0, device=self.device)
+        return said[0]
 
     def on_first(self, action: Callable[[], None]) -> None:
         """Let rank 0 act while the others wait; they raise `RankError` when it fails there."""
@@ -124,6 +125,11 @@ class World:
 
     def _longest(self, rows: int) -> int:
         return -(-rows // self.size)
+
+
+def speaks() -> bool:
+    """Whether this process prints what the job has to say; known without joining it."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def connect(device: torch.device, timeout: float) -> World:
@@ -195,7 +201,18 @@ def joined(world: World) -> Iterator[World]:
             f"with the same command line. [{_first_line(error)}]"
         ) from error
     if dist.is_initialized():
+        _never_destruct_groups()
         dist.destroy_process_group()
+
+
+def _never_destruct_groups() -> None:
+    """Keep the objects behind process groups until the process ends.
+
+    gloo's destructor joins its worker threads with Python's lock held, and a worker that is just
+    releasing its last task waits for that lock: about one job in three hung at its end.
+    """
+    for group in list(dist.distributed_c10d._world.pg_map):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
 
 
 SIGNS = ("connection closed", "connection reset", "timed out", "timeout", "broken pipe", "nccl")

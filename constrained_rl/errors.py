@@ -19,6 +19,14 @@ class NonFiniteError(ArithmeticError):
     """A loss, score or gradient is NaN or infinite. The last checkpoint on disk is intact."""
 
 
+class RankError(RuntimeError):
+    """Another rank of a job died, failed, or kept this one waiting; its own message says why."""
+
+
+class Notice(UserWarning):
+    """A warning to the user, which the command line prints as one line, without a place in code."""
+
+
 def require_finite(name: str, value: Tensor, item: Callable[[int], str] | None = None) -> Tensor:
     """Return `value`, or raise `NonFiniteError` naming the tensor and how much of it is bad.
 

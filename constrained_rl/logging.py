@@ -28,7 +28,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from constrained_rl.checkpoint import CheckpointWarning, write_text
+from constrained_rl.checkpoint import write_text
+from constrained_rl.errors import Notice
 
 
 class JsonlLogger:
@@ -76,18 +77,18 @@ def keep_iterations(path: Path, last: int) -> None:
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Say that a damaged checkpoint was passed over in one line, without a place in our sources."""
+    """Print a `Notice` as one line, without a place in our sources."""
     with warnings.catch_warnings():
         usual = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:  # noqa: ANN401
-            if issubclass(category, CheckpointWarning):
+            if issubclass(category, Notice):
                 print(f"warning: {message}", file=sys.stderr)
             else:
                 usual(message, category, *place)
 
         warnings.showwarning = show  # type: ignore[assignment]
-        warnings.simplefilter("always", CheckpointWarning)
+        warnings.simplefilter("always", Notice)
         yield
 
 

@@ -6,6 +6,7 @@ Heavy libraries are imported only by the command that needs them, so `--help` is
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from constrained_rl import cli as core
 from constrained_rl.errors import InputError
 from llm_env.arena import cli as arena
+from llm_env.rounds import cli as rounds
 
 if TYPE_CHECKING:
     from llm_env.comparison.config import CompareConfig
@@ -38,6 +40,7 @@ app.add_typer(llm, name="llm")
 llm.command("evaluate")(arena.evaluate)
 llm.command("arena")(arena.arena)
 llm.command("chat")(arena.chat)
+llm.command("rounds")(rounds.rounds)
 
 QUICK_HELP = "fewer weights, less data: a look in three minutes, not a measurement"
 
@@ -69,20 +72,15 @@ def is_fitting(folder: Path) -> bool:
     return path.is_file() and "task" in read_toml(path)
 
 
-def is_rounds(folder: Path) -> bool:
-    """True where `crl llm rounds` made the folder."""
-    return (folder / "rounds.txt").is_file()
-
-
 @app.command()
 def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> None:
     """Continue a run or a comparison where it stopped; nothing to do on a finished one."""
     if is_comparison(folder):
         require_llm()
         finish_comparison(folder)
-    elif is_rounds(folder):
+    elif rounds.is_rounds(folder):
         require_llm()
-        finish_rounds(folder)
+        rounds.finish(folder)
     elif is_training_run(folder):
         require_llm()
         from llm_env.training import run
@@ -104,11 +102,9 @@ def report(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
         from llm_env.comparison.report import write_comparison_report
 
         print(f"wrote {write_comparison_report(folder)}")
-    elif is_rounds(folder):
+    elif rounds.is_rounds(folder):
         require_llm()
-        from llm_env.rounds.report import write_rounds_report
-
-        print(f"wrote {write_rounds_report(folder)}")
+        rounds.write_report(folder)
     elif is_training_run(folder):
         from llm_env.training.report import write_training_report
 
@@ -188,6 +184,7 @@ def train(
 ) -> None:
     """Constrained RL of a model on disk, against score models, on one process or many."""
     require_llm()
+    from constrained_rl.distributed import speaks
     from constrained_rl.run import default_folder
     from constrained_rl.settings import read_layers, validate
     from llm_env.training.config import TrainConfig
@@ -197,12 +194,38 @@ def train(
     config = validate(TrainConfig, tree, source)
     folder = out or default_folder("llm-train", config.seed)
     with core.resumable(folder):
-        start(config, folder)
-    Console().print(f"finished: {folder}/policy  (plots: crl report {folder})")
+        folder = start(config, folder)
+    if speaks():
+        Console().print(f"finished: {folder}/policy  (plots: crl report {folder})")
 
 
 SFT_HELP = "CONFIG.toml key.path=value …, e.g. fit.epochs=1 model.lora.rank=8"
 SCORE_HELP = "CONFIG.toml key.path=value …, e.g. kind=reward fit.max_tokens=512"
+
+
+@llm.command()
+def plan(
+    settings: Annotated[list[str], typer.Argument(help=TRAIN_HELP)],
+    ranks: Annotated[int | None, typer.Option(min=1, help="default: WORLD_SIZE, or 1")] = None,
+    prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="longest prompt; default: of the config's prompts")
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="GiB for each rank; default: what this machine has")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="share of it to keep free, 0 … 1")] = 0.1,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Does a training config fit into memory? Nothing is loaded; exit code 2 if it does not."""
+    require_llm()
+    from constrained_rl.settings import read_layers, validate
+    from llm_env.plan.command import Asked, plan_command
+    from llm_env.training.config import TrainConfig
+
+    tree, source = read_layers(*core.split_settings(settings))
+    config = validate(TrainConfig, tree, source)
+    if not plan_command(config, Asked(ranks, prompt_tokens, memory, margin), as_json):
+        raise typer.Exit(2)
 
 
 @llm.command()
@@ -229,31 +252,6 @@ def score(
     start_fitting(ScoreRunConfig, settings, out, "llm-score")
 
 
-ROUNDS_HELP = "[CONFIG.toml] key.path=value …, e.g. rounds=2 annotator.kind=file"
-
-
-@llm.command()
-def rounds(
-    settings: Annotated[list[str] | None, typer.Argument(help=ROUNDS_HELP)] = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the rounds; must be new")] = None,
-) -> None:
-    """Iterated Safe RLHF: generate, red-team, label, refit, train again; with a report.
-
-    Without a policy in the config, on the embedded world: about ten minutes.
-    """
-    require_llm()
-    from constrained_rl.run import default_folder
-    from constrained_rl.settings import merge, read_layers, validate
-    from llm_env.rounds.config import RoundsConfig, default_tree
-    from llm_env.rounds.schedule import prepare
-
-    tree, source = read_layers(*core.split_settings(settings or []))
-    config = validate(RoundsConfig, merge(default_tree(), tree), source)
-    folder = out or default_folder("rounds", config.seed)
-    prepare(config, folder)
-    finish_rounds(folder)
-
-
 @llm.command()
 def schema(
     form: Annotated[
@@ -274,29 +272,39 @@ SERVE_HELP = "CONFIG.toml key.path=value …, e.g. costs.harm.path=models/cost p
 def serve_scores(settings: Annotated[list[str], typer.Argument(help=SERVE_HELP)]) -> None:
     """Serve score models over HTTP, for runs that name this as the url of a score."""
     require_llm()
+    from constrained_rl.logging import plain_warnings
     from constrained_rl.settings import read_layers, validate
     from llm_env.score_service import ServeConfig, serve
 
     tree, source = read_layers(*core.split_settings(settings))
     config = validate(ServeConfig, tree, source)
-    serve(config, lambda line: print(line, flush=True))
+    with plain_warnings():
+        serve(config, lambda line: print(line, flush=True))
 
 
 @llm.command("check-data")
 def check_data(
-    file: Annotated[Path, typer.Argument(help="preference rows: .jsonl, .jsonl.gz or .jsonl.xz")],
+    file: Annotated[
+        Path, typer.Argument(help="a file or folder: .jsonl, .jsonl.gz/.xz, .json, .parquet, .txt")
+    ],
+    form: Annotated[
+        str, typer.Option("--format", help="of its rows; default: by the fields of the first")
+    ] = "auto",
     quarantine: Annotated[
         Path | None, typer.Option(help="new file for the bad rows, one JSON object each")
     ] = None,
     max_bad: Annotated[float, typer.Option(help="share of rows that may be bad, 0 … 1")] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Check preference data, set bad rows aside, and say what the good ones hold."""
+    """Check training data, set bad rows aside, and say what the good ones hold."""
     import sys
 
-    from llm_env.preference_check import check_preferences, key_values, table
+    from constrained_rl.settings import validate
+    from llm_env.data_sources import DataSource
+    from llm_env.preference_check import check_source, key_values, table
 
-    statistics = check_preferences(file, max_bad, quarantine)
+    source = validate(DataSource, {"path": str(file), "format": form}, "check-data")
+    statistics = check_source(source, max_bad, quarantine)
     if as_json:
         print(statistics.to_json())
     elif sys.stdout.isatty():
@@ -387,25 +395,6 @@ def finish_comparison(folder: Path) -> None:
         console.print(f"report: {path}", highlight=False, soft_wrap=True)
 
 
-def finish_rounds(folder: Path) -> None:
-    """Run what is missing, then summarise, report and print; or say which labels are awaited."""
-    from llm_env.rounds.annotators import AwaitingLabels
-    from llm_env.rounds.report import write_rounds_report
-    from llm_env.rounds.results import print_results, summarize_rounds
-    from llm_env.rounds.schedule import run_all
-
-    console = Console()
-    with core.resumable(folder):
-        try:
-            run_all(folder)
-        except AwaitingLabels as awaited:
-            console.print(f"{awaited}\nthen continue with: crl resume {folder}", highlight=False)
-            return
-        print_results(summarize_rounds(folder)[0], console)
-        path = write_rounds_report(folder)
-        console.print(f"report: {path}", highlight=False, soft_wrap=True)
-
-
 def require_llm() -> None:
     """Raise an installation hint unless transformers is there."""
     from importlib.util import find_spec
@@ -444,4 +433,17 @@ def main() -> None:
     # console script does not have it on its path. At the end: it must not hide a package.
     if "" not in sys.path:
         sys.path.append("")
-    core.run_cli(app)
+    # the deepspeed launcher adds this; the environment says it too
+    sys.argv = [word for word in sys.argv if not word.startswith("--local_rank")]
+    of_rank(core.run_cli)(app)
+
+
+def of_rank(function: Callable[..., None]) -> Callable[..., None]:
+    """Where torchrun started this process, it learns of the exception that ends it."""
+    import os
+
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        return function
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    return record(function)

@@ -89,7 +89,7 @@ def open_source(source: DataSource, objects: Objects | None = None) -> OpenSourc
         InputError: the rows are of no known format, too many are bad, or there are none.
     """
     shards = shards_of(source.path) if objects is None else [shard_of_objects(objects, source.path)]
-    form, shards = _format_of(source, shards)
+    form, shards = format_of(source, shards)
     rows, digests = RowIndex(reader(form)), bytearray()
     tally = Tally(Path(source.path))
     scanned: Iterable[Row | BadRow] = chain.from_iterable(rows.scan(shard) for shard in shards)
@@ -262,7 +262,7 @@ def _unfit(found: OpenSource, expected: str) -> InputError:
     )
 
 
-def _format_of(source: DataSource, shards: Sequence[Shard]) -> tuple[Format, list[Shard]]:
+def format_of(source: DataSource, shards: Sequence[Shard]) -> tuple[Format, list[Shard]]:
     """The format of a source and its shards, of which one may have been begun to look inside."""
     if source.format != "auto":
         return source.format, list(shards)

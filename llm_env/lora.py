@@ -20,14 +20,18 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from constrained_rl.errors import InputError
 from llm_env.models import LoRAConfig
+from llm_env.policy import response_logp
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
     from transformers import PreTrainedModel
+
+    from constrained_rl.protocols import Reference
+    from llm_env.tokens import TokenRows
 
 Model = TypeVar("Model", bound="PreTrainedModel")
 
@@ -64,8 +68,7 @@ def with_lora(model: Model, config: LoRAConfig, generator: torch.Generator) -> M
 def without_adapter(model: nn.Module) -> Iterator[None]:
     """The model computes what it computed before it had an adapter.
 
-    For where the bare model cannot stand beside it: its weights are sharded (ZeRO-3). Forward and
-    backward belong on the same side of this context.
+    Forward and backward belong on the same side of this context.
     """
     layers = list(lora_layers(model))
     for layer in layers:
@@ -75,6 +78,20 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
+
+
+def reference_of(model: PreTrainedModel) -> Reference:
+    """log π_ref of a policy with an adapter: its own forward, the adapter switched off.
+
+    The same numbers as from the model that `with_lora` was given, on sharded weights too.
+    """
+
+    @torch.no_grad()
+    def logp(rows: TokenRows, action: Tensor) -> Tensor:
+        with without_adapter(model):
+            return response_logp(model, rows)
+
+    return logp
 
 
 @torch.no_grad()

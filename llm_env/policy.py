@@ -108,13 +108,19 @@ def by_chunks(
     pass, so that only the logits themselves are kept. The numbers do not depend on `CHUNK`.
     """
     size = max(1, CHUNK // logits.shape[-1])
-    flat, chosen = logits.flatten(0, 1), action.flatten()
-    if len(flat) <= size:
-        parts = [statistics(flat, chosen)]
+    pieces = list(
+        zip(
+            torch.split(logits.flatten(0, 1), size),
+            torch.split(action.flatten(), size),
+            strict=True,
+        )
+    )
+    if len(pieces) == 1 or not torch.is_grad_enabled():
+        parts = [statistics(*piece) for piece in pieces]
     else:
         parts = [
-            checkpoint(statistics, *part, use_reentrant=False, preserve_rng_state=False)
-            for part in zip(torch.split(flat, size), torch.split(chosen, size), strict=True)
+            checkpoint(statistics, *piece, use_reentrant=False, preserve_rng_state=False)
+            for piece in pieces
         ]
     return tuple(torch.cat(part).view(action.shape) for part in zip(*parts, strict=True))
 

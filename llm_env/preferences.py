@@ -286,5 +286,5 @@ def _meant(field: str, found: object) -> str:
     """The field's name as somebody may have written it."""
     names = [str(n) for n in found] if isinstance(found, Mapping) else []
     unknown = [name for name in names if name not in PreferenceRow.model_fields]
-    near = difflib.get_close_matches(field, unknown, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(field, unknown, n=1, cutoff=0.6)
     return f"; the row has {near[0]!r}, is that meant?" if near else ""

@@ -20,6 +20,7 @@ from torch import Tensor
 from constrained_rl.assembly import assemble, constrain
 from constrained_rl.constraints import Constraints
 from constrained_rl.engines import Engines, feed
+from constrained_rl.errors import InputError
 from constrained_rl.ppo import Parts, stream_names, train
 from constrained_rl.protocols import Metrics, Reference
 from llm_env.collectors import Score, TokenCollector, by_model
@@ -247,6 +248,12 @@ def token_parts(
     Where an engine spreads weights over ranks, a copy of the policy acts, and is `parts.policy`.
     """
     engines = engines or Engines()
+    if engines.sharded and not all(p.requires_grad for p in models.policy.parameters()):
+        raise InputError(
+            "distributed.zero=3 takes weights apart, but the policy's frozen weights are those of "
+            "its reference too; with adapters set distributed.zero to 2 or less: frozen weights "
+            "have no gradients and no optimizer states to spread"
+        )
     actor = copy.deepcopy(models.policy) if engines.sharded else models.policy
     collector = TokenCollector(
         actor,
@@ -263,9 +270,7 @@ def token_parts(
     )
     constraints = task.constraints(config)
     modules = (models.policy, models.critic)
-    parts = assemble(
-        collector, *modules, constraints, config.multiplier, config.ppo, seed, engines
-    )
+    parts = assemble(collector, *modules, constraints, config.multiplier, config.ppo, seed, engines)
     if engines.sharded:
         parts.policy = actor
         parts.synchronize = lambda: feed(actor, parts.policy_learner.engine)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,8 +55,17 @@ class RemoteScores:
         return self.texts(responses.prompts, responses.texts)
 
     def readable(self, texts: Sequence[str]) -> float:
-        """A service is taken to read what it is sent."""
-        return 1.0
+        """Share of the words of texts that the worst of these scores keeps.
+
+        1 where the service does not tell: one of another make is taken to read what it is sent.
+        """
+        once = replace(self.patience, retries=0)
+        try:
+            return post_json(
+                f"{self.url.rstrip('/')}/readable", {"texts": list(texts)}, once, self._read_shares
+            )
+        except InputError:
+            return 1.0
 
     def directions(self) -> dict[str, Direction]:
         """What the service says of its scores, asked with an empty batch; {} if it says nothing.
@@ -89,6 +98,12 @@ class RemoteScores:
                 raise InputError(f"it has no score {name!r}, only {', '.join(map(repr, scores))}")
             columns.append(_numbers(name, scores[name], count))
         return torch.tensor(columns, dtype=torch.float32).reshape(len(columns), count).T
+
+    def _read_shares(self, answer: object) -> float:
+        shares = answer.get("readable") if isinstance(answer, Mapping) else None
+        if not isinstance(shares, Mapping):
+            raise InputError(f'{answer!r:.200}, expected {{"readable": {{name: share}}}}')
+        return min(_numbers(name, [shares.get(name)], 1)[0] for name in self.names)
 
     def _read_directions(self, answer: object) -> dict[str, Direction]:
         self._read(answer, 0)

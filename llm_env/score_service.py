@@ -5,11 +5,13 @@
                    "directions": {"reward": "higher_is_better", "harm": "higher_is_worse"}}
              4xx  {"error": …}    the request's fault: it is not worth sending again
              5xx  {"error": …}    ours: it may be
+    POST /readable  {"texts": [t, …]}      share of their words that each score's tokenizer keeps
+             200  {"readable": {"reward": 1.0, "harm": 0.4}}
     GET  /health  {"status": "ok", "directions": …, "pending": 0, "scored": 1024}
 
 Scores point the way training sees them: a reward up to better, a cost up to worse. An empty batch
 is answered, so that a client can ask what there is. Requests that come at once are scored in one
-pass (score_batching.py). Any service that answers so can be the `url` of a score source.
+pass (score_batching.py). Any service that answers /score so can be the `url` of a score source.
 Absent: encryption and passwords. It listens to its own machine only, unless told otherwise.
 """
 
@@ -22,9 +24,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from constrained_rl.config import Count, NonNegative, Positive, Section
 from constrained_rl.errors import InputError
@@ -32,6 +34,7 @@ from llm_env.score_batching import Batcher, ScoreRequest
 from llm_env.score_sources import CostSource, ScoreSource, load_text_scores
 from llm_env.sign_check import Direction
 
+Request = TypeVar("Request", bound=BaseModel)
 MIB = 2**20
 READ_TIMEOUT = 30.0
 """seconds that a client may be silent in the middle of its request"""
@@ -78,6 +81,14 @@ class ServeConfig(Section):
         return {**reward, **self.costs}
 
 
+class ReadableRequest(BaseModel):
+    """Texts to be read."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    texts: list[str]
+
+
 class RefusedError(Exception):
     """A request that is answered with an error status."""
 
@@ -92,6 +103,7 @@ class Service:
 
     batcher: Batcher
     directions: Mapping[str, Direction]
+    readable: Callable[[list[str]], dict[str, float]]
     timeout: float
     max_body: int  # bytes
 
@@ -106,16 +118,7 @@ class Service:
 
     def score(self, body: bytes) -> dict[str, object]:
         """The answer to a request's body."""
-        try:
-            request = ScoreRequest.model_validate(json.loads(body))
-        except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, problem["loc"]))
-            said = f"{place}: {problem['msg']}" if place else problem["msg"]
-            raise RefusedError(HTTPStatus.BAD_REQUEST, said) from error
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise RefusedError(HTTPStatus.BAD_REQUEST, f"the body is no JSON ({error})") from error
-        future = self.batcher.submit(request)
+        future = self.batcher.submit(_parsed(ScoreRequest, body))
         try:
             scores = future.result(self.timeout)
         except TimeoutError as error:
@@ -126,79 +129,101 @@ class Service:
             raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
         return {"scores": scores, "directions": dict(self.directions)}
 
+    def words_kept(self, body: bytes) -> dict[str, object]:
+        """What of some texts each score can read."""
+        return {"readable": self.readable(_parsed(ReadableRequest, body).texts)}
 
-def make_server(service: Service, host: str, port: int) -> ThreadingHTTPServer:
-    """A server that listens; `serve_forever` answers.
 
-    Raises:
-        InputError: the address cannot be listened on.
-    """
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = READ_TIMEOUT
-
-        def do_GET(self) -> None:
-            self._reply(service.health if self.path == "/health" else self._unknown)
-
-        def do_POST(self) -> None:
-            self._reply(self._scored if self.path == "/score" else self._unknown)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing of requests that went well."""
-
-        def _scored(self) -> dict[str, object]:
-            length = self.headers.get("Content-Length", "")
-            if not length.isdecimal():
-                raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing")
-            if int(length) > service.max_body:
-                self._discard(int(length))
-                raise RefusedError(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                    f"the request has {int(length) / MIB:.1f} MiB, the limit is "
-                    f"{service.max_body / MIB:g} MiB; send smaller batches",
-                )
-            try:
-                body = self.rfile.read(int(length))
-            except OSError as error:  # silent for READ_TIMEOUT, or gone
-                raise RefusedError(HTTPStatus.REQUEST_TIMEOUT, "the body did not come") from error
-            return service.score(body)
-
-        def _discard(self, length: int) -> None:
-            """Read on for a while: an answer before the end of a request is lost on its way."""
-            self.connection.settimeout(LINGER)
-            with contextlib.suppress(OSError):
-                left = min(length, 4 * service.max_body)
-                while left > 0 and (part := self.rfile.read1(min(left, MIB))):
-                    left -= len(part)
-
-        def _unknown(self) -> dict[str, object]:
-            raise RefusedError(HTTPStatus.NOT_FOUND, "there is POST /score and GET /health")
-
-        def _reply(self, make: Callable[[], dict[str, object]]) -> None:
-            try:
-                status, answer = HTTPStatus.OK, make()
-            except RefusedError as refused:
-                status, answer = refused.status, {"error": str(refused)}
-            except Exception as error:
-                traceback.print_exc()
-                status = HTTPStatus.INTERNAL_SERVER_ERROR
-                answer = {"error": f"{type(error).__name__}: {error}"}
-            body = json.dumps(answer, allow_nan=False).encode()
-            with contextlib.suppress(OSError):  # the client went away
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
+def _parsed(kind: type[Request], body: bytes) -> Request:
+    """A request's body; `RefusedError` says what is wrong with it."""
     try:
-        server = ThreadingHTTPServer((host, port), Handler)
-    except OSError as error:
-        raise InputError(
-            f"cannot listen on {host}:{port} ({error}); choose another port, or port=0 for any"
-        ) from error
-    server.daemon_threads = True
-    return server
+        return kind.model_validate(json.loads(body))
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, problem["loc"]))
+        said = f"{place}: {problem['msg']}" if place else problem["msg"]
+        raise RefusedError(HTTPStatus.BAD_REQUEST, said) from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise RefusedError(HTTPStatus.BAD_REQUEST, f"the body is no JSON ({error})") from error
+
+
+class ScoreServer(ThreadingHTTPServer):
+    """Listens, and answers each request in a thread of its own."""
+
+    daemon_threads = True
+
+    def __init__(self, service: Service, host: str, port: int) -> None:
+        self.service = service
+        try:
+            super().__init__((host, port), ScoreHandler)
+        except OSError as error:
+            raise InputError(
+                f"cannot listen on {host}:{port} ({error}); choose another port, or port=0 for any"
+            ) from error
+
+
+class ScoreHandler(BaseHTTPRequestHandler):
+    """One request."""
+
+    timeout = READ_TIMEOUT
+    server: ScoreServer
+
+    def do_GET(self) -> None:
+        """Health."""
+        self._reply(self.server.service.health if self.path == "/health" else self._unknown)
+
+    def do_POST(self) -> None:
+        """Scores."""
+        service = self.server.service
+        actions = {"/score": service.score, "/readable": service.words_kept}
+        action = actions.get(self.path)
+        self._reply(self._unknown if action is None else lambda: action(self._body()))
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing of requests that went well."""
+
+    def _body(self) -> bytes:
+        length, limit = self.headers.get("Content-Length", ""), self.server.service.max_body
+        if not length.isdecimal():
+            raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing")
+        if int(length) > limit:
+            self._discard(min(int(length), 4 * limit))
+            raise RefusedError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the request has {int(length) / MIB:.1f} MiB, the limit is {limit / MIB:g} MiB; "
+                "send smaller batches",
+            )
+        try:
+            return self.rfile.read(int(length))
+        except OSError as error:  # silent for READ_TIMEOUT, or gone
+            raise RefusedError(HTTPStatus.REQUEST_TIMEOUT, "the body did not come") from error
+
+    def _discard(self, left: int) -> None:
+        """Read on for a while: an answer before the end of a request is lost on its way."""
+        self.connection.settimeout(LINGER)
+        with contextlib.suppress(OSError):
+            while left > 0 and (part := self.rfile.read1(min(left, MIB))):
+                left -= len(part)
+
+    def _unknown(self) -> dict[str, object]:
+        raise RefusedError(HTTPStatus.NOT_FOUND, "there is POST /score and GET /health")
+
+    def _reply(self, make: Callable[[], dict[str, object]]) -> None:
+        try:
+            status, answer = HTTPStatus.OK, make()
+        except RefusedError as refused:
+            status, answer = refused.status, {"error": str(refused)}
+        except Exception as error:
+            traceback.print_exc()
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        body = json.dumps(answer, allow_nan=False).encode()
+        with contextlib.suppress(OSError):  # the client went away
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
 
 def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
@@ -210,8 +235,10 @@ def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
     torch.set_num_threads(config.threads)
     scores = load_text_scores(config.sources, choose_device(config.device))
     batcher = Batcher(scores, tuple(scores.directions), config.batch, config.wait)
-    service = Service(batcher, scores.directions, config.timeout, config.max_body * MIB)
-    server = make_server(service, config.host, config.port)
+    service = Service(
+        batcher, scores.directions, scores.readable, config.timeout, config.max_body * MIB
+    )
+    server = ScoreServer(service, config.host, config.port)
     say(f"serving {', '.join(scores.directions)} on http://{config.host}:{server.server_port}")
     try:
         server.serve_forever()

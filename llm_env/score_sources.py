@@ -162,6 +162,10 @@ class TextScores:
         found = {key: origin.texts(prompts, responses) for key, origin in origins.items()}
         return {c.wanted.name: c.of(found[id(c.origin)]) for c in self._columns}
 
+    def readable(self, texts: Sequence[str]) -> dict[str, float]:
+        """Share of the words of texts that each score's tokenizer keeps."""
+        return {c.wanted.name: c.origin.readable(texts) for c in self._columns}
+
 
 def load_text_scores(
     sources: Mapping[str, ScoreSource],

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, Notice
 from llm_env.preferences import PreferenceRow, cost_pairs, read_preferences, reward_pairs
 from llm_env.prompts import Message
 
@@ -39,7 +39,7 @@ OTHER: dict[Direction, Direction] = {
 }
 
 
-class ScoreWarning(UserWarning):
+class ScoreWarning(Notice):
     """A score may not mean what the config says."""
 
 

@@ -20,7 +20,7 @@ from constrained_rl.errors import InputError
 from llm_env.arena.cache import Row, digest, folder_state, keep_rows
 from llm_env.arena.questions import Question, Reader
 from llm_env.generation import generate
-from llm_env.models import ModelSource, load_causal_lm, load_tokenizer
+from llm_env.models import ModelSource, load_causal_lm, load_tokenizer, read_config
 from llm_env.policy import prompt_room, response_logp
 from llm_env.tokens import TokenRows, decode_responses, encode_prompts, join, pad
 
@@ -69,15 +69,7 @@ class Answering:
     @cached_property
     def config(self) -> PreTrainedConfig:
         """Its shape, without its weights."""
-        from transformers import AutoConfig
-
-        try:
-            return AutoConfig.from_pretrained(self.source.path, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.source.path}/config.json cannot be read ({error}); save the model again "
-                "with save_pretrained"
-            ) from error
+        return read_config(self.source)
 
     def reader(self, max_new_tokens: int) -> Reader:
         """What fits this model."""
@@ -149,6 +141,8 @@ def reference_logp(
     reference: Answering, model: Answering, rows: Sequence[Row], key: str, batch: int, folder: Path
 ) -> list[float]:
     """Log π_ref of each answer; the two models must share their tokenizer."""
+    if reference is model:
+        return [row["logp"] for row in rows]
     if reference.vocabulary != model.vocabulary:
         raise InputError(
             f"KL of {model.name} to {reference.name} is undefined: their tokenizers differ; drop "

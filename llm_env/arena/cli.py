@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from llm_env.arena.config import ArenaConfig, Request
+    from llm_env.arena.config import Request
 
 Items = Annotated[
     list[str],
@@ -26,7 +26,10 @@ Reward = Annotated[
 Costs = Annotated[
     list[str] | None, typer.Option(help="[name=]score: higher is worse, unsafe above 0; repeat")
 ]
-HeldOut = Annotated[
+HeldJudgeURL = Annotated[
+    str | None, typer.Option(help="http://… of a judge that labels pairs, as in crl llm rounds")
+]
+Out = Annotated[
     list[str] | None, typer.Option(help="[name=]score that no training saw, to check the reward")
 ]
 ScoreTokenizer = Annotated[
@@ -68,6 +71,7 @@ def arena(
     held_out: HeldOut = None,
     reference: Reference = None,
     score_tokenizer: ScoreTokenizer = None,
+    judge: JudgeURL = None,
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -75,7 +79,7 @@ def arena(
     from llm_env.arena.config import Request
 
     scores = (reward, cost or (), held_out or ())
-    request = Request(items, prompts or (), *scores, reference, score_tokenizer)
+    request = Request(items, prompts or (), *scores, reference, score_tokenizer, judge)
     _run(request, out, as_json, pairwise=True)
 
 
@@ -109,35 +113,28 @@ def _run(request: Request, out: Path | None, as_json: bool, pairwise: bool) -> N
     """Answer, judge, report."""
     _prepare()
     from constrained_rl.cli import resumable
+    from llm_env.arena.annotating import annotate
     from llm_env.arena.config import read_request
     from llm_env.arena.engine import collect_answers, default_folder
     from llm_env.arena.report import as_json as to_json
     from llm_env.arena.report import find, print_findings, publish
 
     config = read_request(request)
-    _require_two(config, pairwise)
     folder = out or default_folder(config)
-    console = Console(stderr=True)
+    progress = Console(stderr=True)
+
+    def say(text: str) -> None:
+        progress.print(text, style="dim", highlight=False)
+
     with resumable(folder):
-        answers = collect_answers(config, folder, lambda text: console.print(text, style="dim"))
-        found = find(answers, pairwise)
+        answers = collect_answers(config, folder, say, pairwise)
+        found = find(answers, pairwise, annotate(answers, folder) if pairwise else None)
         path = publish(found, folder)
     if as_json:
         print(json.dumps(to_json(found), indent=1, ensure_ascii=False))
         return
     print_findings(found, Console())
     Console().print(f"report: {path}", highlight=False, soft_wrap=True)
-
-
-def _require_two(config: ArenaConfig, pairwise: bool) -> None:
-    """An arena of one, or without a judge, is refused before anything is generated."""
-    from constrained_rl.errors import InputError
-
-    if pairwise and len(config.models) < 2:
-        raise InputError(
-            f"an arena needs two models or more, found {', '.join(config.models)}; for one use "
-            "crl llm evaluate"
-        )
 
 
 def _prepare() -> None:

@@ -20,6 +20,7 @@ from constrained_rl.errors import InputError
 from constrained_rl.settings import Tree, merge, read_layers, validate
 from llm_env.data_sources import DataSource
 from llm_env.models import ModelSource
+from llm_env.rounds.config import HTTPAnnotator
 from llm_env.score_sources import CostSource, ScoreSource
 
 REFUSALS = (
@@ -46,6 +47,8 @@ class ArenaConfig(Section):
     """harm: an answer is unsafe where any of them is above 0"""
     held_out: dict[str, ScoreSource] = Field({})
     """scores that no training saw, to find over-optimisation"""
+    annotator: HTTPAnnotator | None = None
+    """a judge of pairs of answers, for an arena: it says which is more helpful and which safer"""
     reference: str | None = None
     """model that KL is measured to and gains are counted from; default: the first, without KL"""
     gold: Literal["auto", "world", "none"] = "auto"
@@ -112,6 +115,7 @@ class Request:
     held_out: Sequence[str] = ()
     reference: str | None = None
     score_tokenizer: str | None = None  # folder, or "policy"; of the scores named here
+    judge: str | None = None  # address of a judge of pairs
 
 
 def read_request(request: Request) -> ArenaConfig:
@@ -136,6 +140,8 @@ def read_request(request: Request) -> ArenaConfig:
         default = "cost" if key == "costs" else "held-out"
         named = _named_sources(texts, default, direction, request.score_tokenizer)
         tree = merge(tree, {key: named}) if named else tree
+    if request.judge is not None:
+        tree = merge(tree, {"annotator": {"url": request.judge}})
     if reference is not None:
         tree["reference"] = _model_called(reference, tree["models"])
     if not tree.get("prompts"):

@@ -68,8 +68,18 @@ def default_folder(config: ArenaConfig) -> Path:
     return Path("runs") / "evaluate" / f"{names}-{digest(config.model_dump(mode='json'))}"
 
 
-def collect_answers(config: ArenaConfig, folder: Path, say: Say) -> Answers:
-    """All answers with their scores; what lies in the folder already is taken from it."""
+def collect_answers(config: ArenaConfig, folder: Path, say: Say, pairwise: bool = False) -> Answers:
+    """All answers with their scores; what lies in the folder already is taken from it.
+
+    Args:
+        config: models, prompts, scores.
+        folder: of the answers; new, or one that this made before.
+        say: told what is done next.
+        pairwise: models will be compared in pairs, which needs two and a judge.
+
+    Raises:
+        InputError: something handed in is wrong; found before anything is generated.
+    """
     check_folder(folder)
     device = choose_device(config.device)
     models = {name: open_model(name, source, device) for name, source in config.models.items()}
@@ -77,6 +87,8 @@ def collect_answers(config: ArenaConfig, folder: Path, say: Say) -> Answers:
     readers = {name: model.reader(config.max_new_tokens) for name, model in models.items()}
     questions = fitting(asked, readers, config.long_prompts == "skip")
     gold = wants_gold(config, questions)
+    if pairwise:
+        check_arena(config, gold)
     check_scores(config, models, device)
     begin(config, folder)
     pieces = _generate(config, models, questions, folder, say)
@@ -84,27 +96,43 @@ def collect_answers(config: ArenaConfig, folder: Path, say: Say) -> Answers:
     scores = _score(config, pieces, device, folder, say)
     rows: dict[str, dict[Mode, list[Answer]]] = {name: {} for name in models}
     for index, piece in enumerate(pieces):
-        rows[piece.model.name][piece.mode] = [
+        logp = reference[index] if reference else None
+        joined = _join(config, questions, piece, scores[index], logp, gold)
+        rows[piece.model.name][piece.mode] = joined
+    found = Answers(config, questions, len(asked) - len(questions), gold, rows)
+    write_generations(found, folder)
+    return found
+
+
+def _join(
+    config: ArenaConfig,
+    questions: Sequence[Question],
+    piece: Piece,
+    scores: Mapping[str, Sequence[float]],
+    reference: Sequence[float] | None,
+    gold: bool,
+) -> list[Answer]:
+    """All that is known of each answer of one model in one mode."""
+    found = []
+    for i, (question, row) in enumerate(zip(questions, piece.rows, strict=True)):
+        verdict, refusal = known(question, row, config, gold)
+        found.append(
             Answer(
                 model=piece.model.name,
                 mode=piece.mode,
-                kind=questions[i].kind,
-                prompt=questions[i].prompt,
+                kind=question.kind,
+                prompt=question.prompt,
                 response=row["response"],
                 stop_reason=row["stop_reason"],
                 tokens=row["tokens"],
                 logp=row["logp"],
-                reference_logp=reference[index][i] if reference else None,
-                scores={name: values[i] for name, values in scores[index].items()},
+                reference_logp=None if reference is None else reference[i],
+                scores={name: values[i] for name, values in scores.items()},
                 costs=tuple(config.costs),
-                gold=verdict[0],
-                refusal=verdict[1],
+                gold=verdict,
+                refusal=refusal,
             )
-            for i, row in enumerate(piece.rows)
-            for verdict in (known(questions[i], row, config, gold),)
-        ]
-    found = Answers(config, questions, len(asked) - len(questions), gold, rows)
-    write_generations(found, folder)
+        )
     return found
 
 
@@ -132,6 +160,17 @@ def wants_gold(config: ArenaConfig, questions: Sequence[Question]) -> bool:
             "gold is 'world', but some prompts are not of the embedded world; use gold=auto"
         )
     return world and config.gold != "none"
+
+
+def check_arena(config: ArenaConfig, gold: bool) -> None:
+    """Refuse an arena of one, or without a judge."""
+    if len(config.models) < 2:
+        raise InputError(
+            f"an arena needs two models or more, found {', '.join(config.models)}; for one use "
+            "crl llm evaluate"
+        )
+    if not (config.reward or config.costs or config.held_out or config.annotator or gold):
+        raise InputError("an arena needs a judge; give --reward, --cost, --held-out or --judge")
 
 
 def check_scores(

@@ -7,7 +7,7 @@ answers are a tie whoever judges.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -15,10 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from constrained_rl.errors import InputError
 from constrained_rl.statistics import Interval, proportion_interval
 from llm_env.arena.answers import Mode
-from llm_env.arena.engine import Answers
+from llm_env.arena.engine import Answers, check_arena
 from llm_env.arena.judging import Answer
 from llm_env.elo import Elo, elo, wins_from_scores
 from llm_env.world import AnnotatorPool
@@ -65,18 +64,19 @@ class Corners:
     undecided: int  # a difference of zero in either dimension
 
 
-def verdicts(found: Answers) -> list[Verdict]:
-    """All judges, dimensions and modes."""
-    if len(found.models) < 2:
-        raise InputError("an arena needs two models or more; for one use crl llm evaluate")
+Labels = Mapping[Mode, Mapping[str, Array]]
+"""Wins [N, M, M] by an outside judge, of each mode and dimension"""
+
+
+def verdicts(found: Answers, labels: Labels | None = None) -> list[Verdict]:
+    """All judges, dimensions and modes; `labels` are those of an outside judge."""
+    check_arena(found.config, found.gold)
     judged = [
         (judge, dimension, mode, wins)
         for mode in found.config.modes
-        for judge, by_dimension in judgements(found, mode).items()
+        for judge, by_dimension in judgements(found, mode, labels or {}).items()
         for dimension, wins in by_dimension.items()
     ]
-    if not judged:
-        raise InputError("an arena needs a judge: give --reward, --cost, or both")
     return [verdict(found, *rest) for rest in judged]
 
 
@@ -93,21 +93,21 @@ def verdict(
         models=models,
         win_rate=tuple(tuple(map(float, row)) for row in total / games),
         duels=tuple(
-            duel(models[i], models[j], wins[:, i, j])
+            duel(models[i], models[j], wins[:, i, j], wins[:, j, i])
             for i, j in combinations(range(len(models)), 2)
         ),
         elo=elo(models, wins, anchor=found.config.baseline, seed=found.config.seed),
     )
 
 
-def duel(first: str, second: str, outcome: Array) -> Duel:  # [N] of 1, ½, 0
-    """Shares of wins, ties and losses."""
-    n = len(outcome)
-    counts = [int((outcome == value).sum()) for value in (1.0, 0.5, 0.0)]
+def duel(first: str, second: str, won: Array, lost: Array) -> Duel:  # [N] of 1, ½, 0 each
+    """Shares of wins, ties and losses of the prompts at which the two met."""
+    n = int((won + lost > 0).sum())
+    counts = [int((won == 1).sum()), int((won == 0.5).sum()), int((lost == 1).sum())]
     return Duel(first, second, *(proportion_interval(count, n) for count in counts))
 
 
-def judgements(found: Answers, mode: Mode) -> dict[str, dict[Dimension, Array]]:
+def judgements(found: Answers, mode: Mode, labels: Labels) -> dict[str, dict[Dimension, Array]]:
     """Wins [N, M, M] of every judge and dimension."""
     said = [found.of(model, mode) for model in found.models]
     judged: dict[str, dict[Dimension, Array]] = {"scores": {}}
@@ -126,6 +126,8 @@ def judgements(found: Answers, mode: Mode) -> dict[str, dict[Dimension, Array]]:
     if found.gold:
         judged["gold"] = by_gold(said, found)
         judged["noisy annotators"] = by_pool(said, found.config.seed)
+    if mode in labels:
+        judged["annotator"] = {dimension: labels[mode][dimension] for dimension in DIMENSIONS}
     return {judge: by_dimension for judge, by_dimension in judged.items() if by_dimension}
 
 

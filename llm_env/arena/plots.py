@@ -145,23 +145,35 @@ def plot_kinds(results: Sequence[Result], mode: Mode, models: Sequence[str]) -> 
     return figure
 
 
-def plot_overoptimization(results: Sequence[Result], held_out: Sequence[str]) -> Figure:
-    """Training's reward, and gold or held-out scores, against the KL to the reference."""
+def plot_overoptimization(
+    results: Sequence[Result], held_out: Sequence[str], models: Sequence[str]
+) -> Figure:
+    """Training's scores above, gold or held-out scores below, against the KL to the reference."""
     chosen = [result for result in results if result.kl is not None]
     chosen.sort(key=lambda result: result.kl.value if result.kl else 0.0)
-    look = looks([result.model for result in results])
+    look = looks(models)
     panels: list[tuple[str, Callable[[Group], Interval]]] = []
     if "reward" in chosen[0].all.scores:
         panels.append(("reward R, which training saw", lambda g: g.scores["reward"]))
     panels += [(f"{name}, which no training saw", _score(name)) for name in held_out]
     if chosen[0].all.gold is not None:
         panels.append(("gold helpfulness", lambda g: _gold(g)[1]))
+    if chosen[0].all.safe is not None:
+        panels.append(("unsafe by the costs (C > 0)", _called_unsafe))
+    if chosen[0].all.gold is not None:
+        panels.append(("unsafe by gold", lambda g: _gold(g)[0]))
     with style():
-        figure, axes = grid(1, len(panels), (3.7, 3.2))
-        for ax, (title, read) in zip(axes, panels, strict=True):
+        columns = 2 if len(panels) == 4 else min(3, len(panels))
+        rows = -(-len(panels) // columns)
+        figure, axes = grid(rows, columns, (4.6 if columns == 2 else 3.7, 2.9))
+        for ax, (title, read) in zip(axes, panels, strict=False):
             _draw_against_kl(ax, chosen, read, look)
             ax.set_title(title)
             ax.set_xlabel("KL to the reference (nats per answer)")
+            if title.startswith("unsafe"):
+                share_axis(ax, "y")
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
     return figure
@@ -177,12 +189,12 @@ def _draw_against_kl(
     read: Callable[[Group], Interval],
     look: dict[str, Look],
 ) -> None:
-    """One point per model, joined in the order of their KL."""
+    """One point per model; a dotted line joins them in the order of their KL."""
     for result in results:
         assert result.kl is not None
         cross(ax, result.kl, read(result.all), look[result.model], result.model)
     line = [(r.kl.value, read(r.all).value) for r in results if r.kl is not None]
-    ax.plot(*zip(*line, strict=True), color=MUTED, linewidth=0.9, zorder=1)
+    ax.plot(*zip(*line, strict=True), color=GREY, linestyle=":", linewidth=0.9, zorder=1)
 
 
 def plot_win_rates(verdicts: Sequence[Verdict], judge: str, mode: Mode) -> Figure:
@@ -229,6 +241,8 @@ def plot_elo(verdicts: Sequence[Verdict], mode: Mode) -> Figure:
     shown = [d for d in DIMENSIONS if any(v.dimension == d for v in chosen)]
     colors = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)
     with style():
+        from matplotlib.ticker import MaxNLocator
+
         size = (4.4, 0.9 + 0.14 * len(models) * (len(judges) + 1.5))
         figure, axes = grid(1, len(shown), size, sharey=True)
         for ax, dimension in zip(axes, shown, strict=True):
@@ -244,6 +258,7 @@ def plot_elo(verdicts: Sequence[Verdict], mode: Mode) -> Figure:
                     dot(ax, row + shift, verdict.elo[model], colors[k % len(colors)], label)
             ax.set_title(dimension)
             ax.set_xlabel("Elo")
+            ax.xaxis.set_major_locator(MaxNLocator(6))
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
     return figure

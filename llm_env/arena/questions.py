@@ -49,7 +49,8 @@ def read_questions(sources: Sequence[DataSource]) -> list[Question]:
     for source in sources:
         if not Path(source.path).exists():
             raise InputError(f"prompt file {source.path} does not exist; check the path")
-    prompts = read_prompts(sources)
+    # weights that repeat prompts are for training; an evaluation asks each once
+    prompts = list({_key(prompt): prompt for prompt in read_prompts(sources)}.values())
     if not prompts:
         places = ", ".join(source.path for source in sources)
         raise InputError(f"{places}: no prompts found; give at least one, one per line or row")

@@ -23,7 +23,7 @@ from constrained_rl.report import origin
 from llm_env.arena import plots, tables
 from llm_env.arena.answers import Mode
 from llm_env.arena.engine import Answers, write_results
-from llm_env.arena.pairs import Corners, Verdict, corners, verdicts
+from llm_env.arena.pairs import Corners, Labels, Verdict, corners, verdicts
 from llm_env.arena.summaries import Result, summarize
 
 
@@ -48,13 +48,13 @@ class Findings:
         return "sampled" if "sampled" in modes else modes[0]
 
 
-def find(answers: Answers, pairwise: bool) -> Findings:
-    """All numbers; the pairwise ones where they are asked for."""
+def find(answers: Answers, pairwise: bool, labels: Labels | None = None) -> Findings:
+    """All numbers; the pairwise ones where they are asked for, with an outside judge's labels."""
     results = summarize(answers)
     return Findings(
         answers,
         results,
-        verdicts(answers) if pairwise else [],
+        verdicts(answers, labels) if pairwise else [],
         corners(answers) if pairwise else [],
     )
 
@@ -250,10 +250,12 @@ def overoptimization_sections(found: Findings) -> list[Section]:
     if config.reward is None and not config.held_out and not found.answers.gold:
         return []
     caption = (
-        f"Sampled answers, one point per model, joined in the order of their KL to {found.baseline}"
-        ". Over-optimization is where the left panel still rises and another one falls."
+        f"Sampled answers, one point per model, dotted in the order of their KL to {found.baseline}"
+        " (a curve only where they are checkpoints of one run). Over-optimization is where what "
+        "training saw still improves and what it did not see gets worse."
     )
-    shown = plots.plot_overoptimization(found.results, list(config.held_out))
+    models = found.answers.models
+    shown = plots.plot_overoptimization(found.results, list(config.held_out), models)
     return [Section("Over-optimization", [picture(shown, caption, wide=True)])]
 
 

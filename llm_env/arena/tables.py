@@ -211,7 +211,7 @@ def print_table(table: Table, console: Console, title: str = "") -> None:
     rows = [[_plain(cell) for cell in row] for row in table.rows]
     if not console.is_terminal:
         for line in (table.header, *rows):
-            console.print("\t".join(line), highlight=False, markup=False, soft_wrap=True)
+            console.file.write("\t".join(line) + "\n")  # rich would turn tabs into spaces
         return
     shown = RichTable(title=title or None, title_justify="left", pad_edge=False)
     for k, name in enumerate(table.header):

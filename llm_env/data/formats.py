@@ -213,7 +213,7 @@ def _fields(line: Line, names: Sequence[str]) -> dict[str, object]:
         raise FieldError("line", "is no object", f"expected a JSON object, found {value!r:.60}")
     for name in names:
         if name not in value:
-            near = difflib.get_close_matches(name, [k for k in value if k not in names], 1, 0.7)
+            near = difflib.get_close_matches(name, [k for k in value if k not in names], 1, 0.6)
             meant = f"; the row has {near[0]!r}, is that meant?" if near else ""
             raise FieldError(name, "is missing", f"is missing{meant}")
     return value

@@ -25,6 +25,8 @@ from llm_env.plan.phases import Sizes, Working, trace_phases
 from llm_env.plan.shapes import Shapes, build_shapes, score_sources
 from llm_env.training.config import TrainConfig
 
+BUCKET = 5 * 10**8
+"""elements of the buffer in which DeepSpeed reduces gradients (its reduce_bucket_size)"""
 LIVE = 10**9
 """most parameters that DeepSpeed keeps gathered at a time (its stage3_max_live_parameters)"""
 ADAM = 2 * 4
@@ -174,14 +176,17 @@ def _trained(name: str, module: nn.Module, config: TrainConfig, ranks: int) -> H
     # DeepSpeed keeps float32 copies from stage 1 on, whatever the weights are kept in
     master = MASTER * count if reduced or spread.zero > 0 else 0
     optimizer = (ADAM * count + master) // (ranks if spread.zero >= 1 else 1)
-    away = spread.offload_optimizer and spread.zero >= 1 and planned_device(config) != "cpu"
+    gpu = planned_device(config) != "cpu"
+    away = spread.offload_optimizer and spread.zero >= 1 and gpu
+    # on a CPU, what of it is never written takes no memory
+    bucket = BUCKET * parameters[0].element_size() if gpu and spread.zero >= 1 else 0
     gathered = min(_count(parameters), LIVE) * parameters[0].element_size()
     return Held(
         name, _count(parameters), count,
         weights=weights // (ranks if spread.zero == 3 else 1),
         elsewhere=gathered * (ranks - 1) // ranks if spread.zero == 3 else 0,
         accumulated=_bytes(own),
-        gradients=_bytes(own) // (ranks if spread.zero >= 2 else 1),
+        gradients=_bytes(own) // (ranks if spread.zero >= 2 else 1) + bucket,
         optimizer=0 if away else optimizer,
         host=optimizer if away else 0,
     )  # fmt: skip

@@ -68,7 +68,8 @@ def _critic(config: TrainConfig) -> TokenCritic:
                     "critic.trunk is 'reward', but the reward comes from a service and has no "
                     "trunk here; use critic.trunk='policy'"
                 )
-            trunk = _score(config.reward).backbone
+            trunk = _score(config.reward.model_copy(update={"dtype": source.dtype})).backbone
+            trunk.requires_grad_(True)
         case path:
             trunk = _causal_lm(source.model_copy(update={"path": path})).base_model
     streams = 1 if config.align.ppo.streams == "single" else 1 + len(config.costs)

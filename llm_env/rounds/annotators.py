@@ -6,19 +6,18 @@ All give rows of the PKU-SafeRLHF schema. The file's people take their time: the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from constrained_rl.checkpoint import write_text
 from constrained_rl.errors import InputError
 from llm_env.http_json import Patience, post_json
 from llm_env.preferences import PreferenceRow, read_preferences
 from llm_env.prompts import FieldError, Prompt
 from llm_env.rounds.config import FileAnnotators, HTTPAnnotator
+from llm_env.rounds.rows import write_rows
 
 Pairs: TypeAlias = Sequence[tuple[Prompt, str, str]]
 Annotator: TypeAlias = Callable[[Pairs], list[PreferenceRow]]
@@ -46,10 +45,10 @@ def by_file(pairs: Pairs, folder: Path, config: FileAnnotators) -> list[Preferen
     """
     target, filled = folder / TO_LABEL, folder / LABELLED
     if not filled.exists():
-        empty = dict.fromkeys(LABELS)
-        rows = [{"id": i, **texts(*pair), **empty} for i, pair in enumerate(pairs)]
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        write_text(target, "".join(lines))
+        if not target.exists():  # never over what people may have begun to fill in
+            empty = dict.fromkeys(LABELS)
+            rows = [{"id": i, **texts(*pair), **empty} for i, pair in enumerate(pairs)]
+            write_rows(target, rows)
         raise AwaitingLabels(
             f"{len(pairs)} pairs wait for labels in {target}: replace every null "
             f"({', '.join(LABELS)}; ids are 0 or 1) and save the result as {filled}"

@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from constrained_rl.config import CheckpointConfig, Count, NonNegative, Positive, Section, Seed
+from constrained_rl.config import (
+    CheckpointConfig,
+    Count,
+    Finite,
+    NonNegative,
+    Positive,
+    Section,
+    Seed,
+)
 from llm_env.comparison.config import ModelConfig
 from llm_env.config import AlignConfig
 from llm_env.data_sources import DataSource
@@ -99,10 +107,12 @@ class AdversarialRedTeam(Section):
     """selection among candidates"""
     candidates: tuple[DataSource, ...] = ()
     """where from; default: the prompts that are trained on"""
+    tried: Count = 1000
+    """candidates that are tried in a round, drawn at random where there are more"""
     probes: Count = 4
     """sampled responses per candidate"""
     keep: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """share of the candidates that is selected"""
+    """share of the tried candidates that is selected"""
 
 
 class FileRedTeam(Section):
@@ -156,6 +166,8 @@ class RoundsConfig(Section):
     """own model: prompts of pairs and of RL"""
     evaluation_prompts: tuple[DataSource, ...] = ()
     """own model: prompts of the report; none of them may be among `prompts`"""
+    demonstrations: tuple[DataSource, ...] = ()
+    """own model: of the PTX term (align.ptx_coefficient)"""
     world: WorldSection = WorldSection()
     """the embedded world"""
     data: DataSection = DataSection()
@@ -168,6 +180,10 @@ class RoundsConfig(Section):
     """reward and cost model, refit in every round on all rounds' labels"""
     align: AlignConfig = AlignConfig(iterations=30)
     """constrained RL of each round"""
+    later_limit: Finite = 0.01
+    """limit of the rounds after the first, in the units of align.limit, which is the first's: they
+    start from a policy that holds that one (the paper's −d: 0, then −3 and −3); as high as
+    align.limit, a later round may give safety back"""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """of each round's RL"""
 
@@ -179,11 +195,13 @@ class RoundsConfig(Section):
                 "a policy of your own needs prompts = [{path = …}] to train on and "
                 "evaluation_prompts = [{path = …}] for the report"
             )
-        if not own and (self.prompts or self.evaluation_prompts):
+        if not own and (self.prompts or self.evaluation_prompts or self.demonstrations):
             raise ValueError(
-                "prompts and evaluation_prompts belong to a model of your own; name it by "
-                "policy.path, or leave them out: the embedded world has its own"
+                "prompts, evaluation_prompts and demonstrations belong to a model of your own; "
+                "name it by policy.path, or leave them out: the embedded world has its own"
             )
+        if own and self.align.ptx_coefficient > 0 and not self.demonstrations:
+            raise ValueError("align.ptx_coefficient > 0 needs demonstrations = [{path = …}]")
         if own and self.annotator.kind == "simulated":
             raise ValueError(
                 "simulated annotators know only the embedded world; set annotator.kind to 'file' "
@@ -191,7 +209,17 @@ class RoundsConfig(Section):
             )
         if isinstance(self.align.limit, tuple):
             raise ValueError("align.limit: rounds have one cost; give one number")
+        if self.later_limit > self.align.limit:
+            raise ValueError(
+                f"later_limit = {self.later_limit:g} is above align.limit = {self.align.limit:g}; "
+                "later rounds are held to as much or more: lower it, or set both alike"
+            )
         return self
+
+    def round_align(self, number: int) -> AlignConfig:
+        """RL settings of a round."""
+        limit = self.align.limit if number == 1 else self.later_limit
+        return self.align.model_copy(update={"limit": limit})
 
 
 def default_tree() -> dict[str, Any]:

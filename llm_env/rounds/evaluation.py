@@ -10,18 +10,18 @@ Responses are drawn after the prompts were selected, so the selection's luck is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from llm_env.prompts import Prompt
 from llm_env.rounds.annotators import by_http
 from llm_env.rounds.red_team import Risk, responder, risks, worst
+from llm_env.rounds.rows import read_rows, write_rows
 from llm_env.rounds.space import Space
-from llm_env.rounds.stages import by_pool, write_rows
+from llm_env.rounds.stages import by_pool
 from llm_env.safe_rlhf import respond
 from llm_env.scoring import score_texts
 from llm_env.stages import stage
@@ -178,13 +178,13 @@ def first_samples(folder: Path, model: int) -> dict[int, Answer]:
 
 def read_prompts(folder: Path) -> list[EvaluationPrompt]:
     """The prompts of the report."""
-    rows = _rows(folder / "evaluation/prompts/prompts.jsonl")
+    rows = read_rows(folder / "evaluation/prompts/prompts.jsonl")
     return [EvaluationPrompt(**{**row, "risk": Risk(**row["risk"])}) for row in rows]
 
 
 def read_answers(folder: Path, model: int) -> list[Answer]:
     """One model's responses."""
-    rows = _rows(folder / f"evaluation/model-{model}/answers.jsonl")
+    rows = read_rows(folder / f"evaluation/model-{model}/answers.jsonl")
     return [
         Answer(**{**row, "gold": None if row["gold"] is None else GoldScores(**row["gold"])})
         for row in rows
@@ -195,9 +195,5 @@ def read_judged(folder: Path) -> list[Judged]:
     """The annotators' comparisons."""
     return [
         Judged(**{**row, "models": tuple(row["models"]), "unsafe": tuple(row["unsafe"])})
-        for row in _rows(folder / "evaluation/judged/judged.jsonl")
+        for row in read_rows(folder / "evaluation/judged/judged.jsonl")
     ]
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

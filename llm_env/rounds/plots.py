@@ -193,7 +193,7 @@ def plot_helpfulness(results: Results) -> Figure:
     return figure
 
 
-def plot_training(runs: Mapping[str, Sequence[Metrics]], cost: CostCurve) -> Figure:
+def plot_training(runs: Mapping[str, Sequence[Metrics]], costs: Mapping[str, CostCurve]) -> Figure:
     """λ above the constrained quantity, one column per round."""
     with style():
         figure, axes = grid(2, len(runs), (2.9, 1.7), sharex=True, sharey="row")  # type: ignore[arg-type]
@@ -202,12 +202,12 @@ def plot_training(runs: Mapping[str, Sequence[Metrics]], cost: CostCurve) -> Fig
             x = column(rows, "iteration")
             above.plot(x, column(rows, "lambda/cost"), color=PURPLE)
             above.set_title(f"{label}: λ")
-            below.plot(x, column(rows, cost.key), color=ORANGE)
-            below.set_title(cost.name)
+            below.plot(x, column(rows, costs[label].key), color=ORANGE)
+            below.set_title(f"{costs[label].name}, limit {costs[label].limit:g}")
             below.set_xlabel("iteration")
         for ax in axes[: len(runs)]:
             ax.set_ylim(bottom=0.0)
-        if cost.limit is not None:
-            for ax in axes[len(runs) :]:
-                limit_line(ax, cost.limit)
+        for ax, cost in zip(axes[len(runs) :], costs.values(), strict=True):
+            assert cost.limit is not None
+            limit_line(ax, cost.limit)
     return figure

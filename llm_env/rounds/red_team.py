@@ -70,6 +70,9 @@ def adversarial(config: AdversarialRedTeam, space: Space, number: int) -> list[P
     """The worst share of the candidates; at random in the first round, before any cost model."""
     found = read_prompts(config.candidates) if config.candidates else space.prompts
     candidates = list({repr(prompt): prompt for prompt in found}.values())
+    if len(candidates) > config.tried:
+        drawn = space.rng(f"red_team/candidates/{number}").permutation(len(candidates))
+        candidates = [candidates[i] for i in drawn[: config.tried]]
     count = max(1, round(config.keep * len(candidates)))
     if number == 1:
         order = space.rng("red_team/first").permutation(len(candidates))

@@ -168,6 +168,10 @@ def training_section(found: Rounds) -> Section:
         f"round {k}": read_metrics(found.folder / f"rounds/{k}/policy/metrics.jsonl")
         for k in range(1, found.config.rounds + 1)
     }
+    costs = {
+        f"round {k}": constrained_curve(found.config.round_align(k))
+        for k in range(1, found.config.rounds + 1)
+    }
     caption = (
         "Training of each round's policy: λ, and below what it answers to, by that round's own "
         "cost model, with its limit dashed. A round starts where the round before ended."
@@ -175,7 +179,7 @@ def training_section(found: Rounds) -> Section:
         else "Training of each round's policy, always from the start model: λ, and below what it "
         "answers to, by that round's own cost model, with its limit dashed."
     )
-    shown = picture(plot_training(runs, constrained_curve(found.config.align)), caption, wide=True)
+    shown = picture(plot_training(runs, costs), caption, wide=True)
     return Section("λ and cost over training", [shown])
 
 

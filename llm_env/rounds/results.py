@@ -25,6 +25,7 @@ from llm_env.rounds.evaluation import (
     read_judged,
     read_prompts,
 )
+from llm_env.rounds.rows import read_rows
 from llm_env.rounds.schedule import load_config, tasks
 from llm_env.rounds.space import Space
 from llm_env.rounds.summaries import (
@@ -203,7 +204,7 @@ def read_seconds(space: Space) -> dict[str, float]:
 
 
 def _lines(path: Path) -> int:
-    return len(path.read_text(encoding="utf-8").splitlines())
+    return len(read_rows(path))
 
 
 def _finite(value: object) -> object:

@@ -22,12 +22,10 @@ from constrained_rl.run import refuse_used
 from constrained_rl.settings import read_toml, to_toml, validate
 from llm_env.comparison.progress import StageProgress
 from llm_env.rounds import evaluation, stages
+from llm_env.rounds.cli import MARK
 from llm_env.rounds.config import RoundsConfig
 from llm_env.rounds.red_team import load_function
 from llm_env.rounds.space import Space
-
-MARK = "rounds.txt"
-"""file that tells a folder of rounds from other runs"""
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ import torch
 
 from constrained_rl.assembly import choose_device
 from constrained_rl.errors import InputError
-from llm_env.data_sources import read_prompts
+from llm_env.data_sources import read_demonstrations, read_prompts
 from llm_env.models import ModelSource, load_causal_lm, load_tokenizer
 from llm_env.prompts import Prompt
 from llm_env.rounds.config import RoundsConfig
 from llm_env.scoring import ScoreModel
 from llm_env.stages import stream
-from llm_env.world import build_tokenizer, sample_prompts
+from llm_env.world import build_tokenizer, demonstrate, sample_prompts
 from llm_env.world.knowledge import KINDS, all_prompts
 from llm_env.world.knowledge import Prompt as WorldPrompt
 
@@ -117,6 +117,15 @@ class Space:
             return read_prompts(self.config.prompts)
         drawn = sample_prompts(DRAWN, self.rng("prompts"), self.world_split[0])
         return [prompt.text for prompt in drawn]
+
+    @cached_property
+    def demonstrations(self) -> Sequence[tuple[Prompt, str]]:
+        """(prompt, response) pairs of the start model's SFT and of the PTX term."""
+        if not self.embedded:
+            return read_demonstrations(self.config.demonstrations)
+        rng = self.rng("start/demonstrations")
+        prompts = sample_prompts(self.config.world.demonstrations, rng, self.world_split[0])
+        return [(prompt.text, demonstrate(prompt, rng)) for prompt in prompts]
 
     @cached_property
     def evaluation_prompts(self) -> list[Prompt]:

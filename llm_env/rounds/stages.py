@@ -9,19 +9,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from constrained_rl.checkpoint import write_text
+from constrained_rl.constraints import Constraints
 from constrained_rl.errors import InputError
+from constrained_rl.ppo import stream_names
 from constrained_rl.run import drive
 from llm_env.collectors import by_model
 from llm_env.comparison.model import small_llama
-from llm_env.policy import CausalLMPolicy
+from llm_env.lora import merge_for_export, with_lora
+from llm_env.policy import CausalLMPolicy, response_logp
 from llm_env.preferences import (
     PreferenceRow,
     cost_pairs,
@@ -32,22 +35,21 @@ from llm_env.preferences import (
 from llm_env.prompts import Prompt
 from llm_env.rounds.annotators import Annotator, Pairs, by_file, by_http
 from llm_env.rounds.red_team import mixture, red_team_prompts
+from llm_env.rounds.rows import read_rows, write_rows
 from llm_env.rounds.space import Space
-from llm_env.safe_rlhf import alignment, sample_pairs
+from llm_env.safe_rlhf import Models, Task, sample_pairs, token_parts
 from llm_env.score_training import score_accuracy, train_score_model
-from llm_env.scoring import ScoreModel
+from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.sft import train_sft
 from llm_env.stages import FIT, progress_file, stage
-from llm_env.world import AnnotatorPool, demonstrate, sample_prompts
+from llm_env.world import AnnotatorPool
 
 Kind = Literal["reward", "cost"]
 
 
 def run_start(space: Space) -> None:
     """Train the embedded world's start model on demonstrations of prompts that may be seen."""
-    config, rng = space.config.world, space.rng("start/demonstrations")
-    prompts = sample_prompts(config.demonstrations, rng, space.world_split[0])
-    pairs = [(prompt.text, demonstrate(prompt, rng)) for prompt in prompts]
+    config, pairs = space.config.world, space.demonstrations
     with stage(space.folder / "start") as work:
         model = small_llama(config.model, space.tokenizer, space.seed("start/weights"))
         order = space.generator("start/order")
@@ -96,8 +98,7 @@ def run_pairs(space: Space, number: int) -> None:
 def run_preferences(space: Space, number: int) -> None:
     """Have the pairs labelled; the last ones are held out."""
     folder = space.round(number)
-    lines = (folder / "pairs/pairs.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = read_rows(folder / "pairs/pairs.jsonl")
     pairs = [(row["prompt"], row["response_0"], row["response_1"]) for row in rows]
     labelled = annotator(space, number)(pairs)
     cut = len(labelled) - round(space.config.data.held_out * len(labelled))
@@ -157,6 +158,7 @@ def accuracy(space: Space, model: ScoreModel, kind: Kind, number: int) -> dict[s
 def run_policy(space: Space, number: int) -> None:
     """Constrained RL against the round's score models, ordinary and red-team prompts mixed."""
     config, folder = space.config, space.round(number)
+    align = config.round_align(number)
     target = folder / "policy"
     with stage(target) as work:
         reward, cost = (space.score_model(folder, kind) for kind in ("reward", "cost"))
@@ -164,25 +166,46 @@ def run_policy(space: Space, number: int) -> None:
             space.prompts,
             read_red_team(folder),
             config.red_team_share,
-            config.align.iterations * config.align.prompts,
+            align.iterations * align.prompts,
             space,
             f"rl/prompts/{number}",
         )
-        parts = alignment(
-            space.model(number - 1 if config.train_from == "previous" else 0),
+        task = Task(
             space.tokenizer,
             prompts,
             by_model(reward),
             {"cost": by_model(cost)},
-            config.align,
-            space.seed(f"rl/{number}"),
-            critic_trunk=reward.backbone,
+            space.demonstrations if align.ptx_coefficient else (),
         )
-        drive(parts, config.align.iterations, work, config.checkpoint, space.seed(f"rl/{number}"))
+        models = round_models(space, number, reward, task.constraints(align))
+        parts = token_parts(models, task, align, space.seed(f"rl/{number}"))
+        drive(parts, align.iterations, work, config.checkpoint, space.seed(f"rl/{number}"))
         assert isinstance(parts.policy, CausalLMPolicy)
-        parts.policy.model.save_pretrained(work)
+        model = parts.policy.model
+        lora = config.policy is not None and config.policy.lora is not None
+        (merge_for_export(model) if lora else model).save_pretrained(work)
         space.tokenizer.save_pretrained(work)
     shutil.rmtree(target / "checkpoints", ignore_errors=True)  # afterwards: a kill loses nothing
+
+
+def round_models(space: Space, number: int, reward: ScoreModel, constraints: Constraints) -> Models:
+    """Policy, critic on the reward model's trunk, and KL reference of a round.
+
+    With policy.lora the policy shares the weights of its reference, and the critic the reward
+    model's; only adapters and heads are trained.
+    """
+    config = space.config
+    start = space.model(number - 1 if config.train_from == "previous" else 0)
+    lora = None if config.policy is None else config.policy.lora
+    if lora is None:
+        policy, trunk = copy.deepcopy(start), copy.deepcopy(reward.backbone)
+    else:
+        generator = space.generator(f"rl/adapters/{number}")
+        policy, trunk = (with_lora(model, lora, generator) for model in (start, reward.backbone))
+    critic = None
+    if config.align.ppo.advantage == "gae":
+        critic = TokenCritic(ScoreModel(trunk, len(stream_names(constraints, config.align.ppo))))
+    return Models(CausalLMPolicy(policy), critic, lambda obs, _: response_logp(start, obs))
 
 
 def read_labels(folder: Path, split: Literal["train", "held_out"]) -> list[PreferenceRow]:
@@ -193,10 +216,4 @@ def read_labels(folder: Path, split: Literal["train", "held_out"]) -> list[Prefe
 
 def read_red_team(folder: Path) -> list[Prompt]:
     """The red-team prompts of a round."""
-    lines = (folder / "red_team/prompts.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["prompt"] for line in lines]
-
-
-def write_rows(path: Path, rows: Sequence[object]) -> None:
-    """JSON lines, atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return [row["prompt"] for row in read_rows(folder / "red_team/prompts.jsonl")]

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from constrained_rl.distributed import World
+from constrained_rl.engines import Engines
+from constrained_rl.errors import InputError
 from constrained_rl.ppo import Parts, stream_names
 from llm_env.config import AlignConfig
 from llm_env.data_sources import read_demonstrations, read_prompts
@@ -23,7 +26,7 @@ from llm_env.safe_rlhf import Models, Task, token_parts
 from llm_env.score_formats import load_score_model
 from llm_env.score_sources import load_scores
 from llm_env.scoring import ScoreModel, TokenCritic
-from llm_env.training.config import TrainConfig
+from llm_env.training.config import DistributedConfig, TrainConfig
 from llm_env.training.evaluation import HeldOut
 
 if TYPE_CHECKING:
@@ -98,15 +101,30 @@ def resolve(config: TrainConfig) -> AlignConfig:
     return config.align.model_copy(update={"limit": config.limits})
 
 
-def build(config: TrainConfig, device: torch.device) -> tuple[Parts, HeldOut | None]:
+def choose_engines(config: DistributedConfig, world: World) -> Engines:
+    """What trains the models on these ranks."""
+    if config.engine == "deepspeed":
+        from llm_env.deepspeed_engine import ZeRO, deepspeed_engines
+
+        return deepspeed_engines(world, ZeRO(config.zero, config.offload_optimizer))
+    if config.zero > 0 or config.offload_optimizer:
+        raise InputError(
+            "distributed.zero and distributed.offload_optimizer are DeepSpeed's; set "
+            "distributed.engine='deepspeed', or leave them at 0 and false"
+        )
+    return Engines(world)
+
+
+def build(config: TrainConfig, world: World) -> tuple[Parts, HeldOut | None]:
     """The loop's parts, and the held-out prompts where there are some."""
     torch.set_num_threads(config.threads)
+    device, engines = world.device, choose_engines(config.distributed, world)
     task = build_task(config, device)
     held_out = read_held_out(config)
     align = resolve(config)
     constraints = task.constraints(align)
     models = build_models(config, len(stream_names(constraints, align.ppo)), device)
-    parts = token_parts(models, task, align, config.seed)
+    parts = token_parts(models, task, align, config.seed, engines)
     if not held_out:
         return parts, None
     evaluation = HeldOut(

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
+from constrained_rl.distributed import World, connect, joined
 from constrained_rl.evaluation import Evaluation, Evaluator
 from constrained_rl.loggers import open_loggers, require_loggers
 from constrained_rl.logging import RichLogger, read_metrics
+from constrained_rl.protocols import Logger
 from constrained_rl.provenance import write_provenance
 from constrained_rl.run import drive, refuse_used, restore
 from constrained_rl.settings import read_toml, require_run, to_toml, validate
@@ -38,15 +40,21 @@ def read_train_config(folder: Path) -> TrainConfig:
 
 
 def start(config: TrainConfig, folder: Path) -> Path:
-    """Create a run directory, train in it to the end, and return it."""
-    refuse_used(folder)
+    """Create a run directory, train in it to the end, and return it; on every rank of a job."""
     require_loggers(config.loggers)
-    run = Run(config, folder)  # whatever is wrong with the config shows before a folder exists
+    with joined(connect(choose_device(config.device), config.distributed.timeout)) as world:
+        folder = Path(world.same(str(folder)))  # a default name holds the time of each rank
+        world.on_first(partial(refuse_used, folder))
+        run = Run(config, folder, world)  # what is wrong with the config shows before the folder
+        world.on_first(partial(_begin, config, folder))
+        run.finish()
+    return folder
+
+
+def _begin(config: TrainConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_provenance(folder)
     write_text(folder / "config.toml", to_toml(config))
-    run.finish()
-    return folder
 
 
 def resume(folder: Path) -> bool:
@@ -55,16 +63,17 @@ def resume(folder: Path) -> bool:
     if (folder / "policy").is_dir():
         return False
     require_loggers(config.loggers)
-    Run(config, folder).finish()
+    with joined(connect(choose_device(config.device), config.distributed.timeout)) as world:
+        Run(config, folder, world).finish()
     return True
 
 
 class Run:
     """A training run in memory, and its folder."""
 
-    def __init__(self, config: TrainConfig, folder: Path) -> None:
-        self._config, self._folder = config, folder
-        self._parts, self._held_out = build(config, choose_device(config.device))
+    def __init__(self, config: TrainConfig, folder: Path, world: World) -> None:
+        self._config, self._folder, self._world = config, folder, world
+        self._parts, self._held_out = build(config, world)
 
     def finish(self) -> None:
         """Train from wherever the folder stands to the end, then write the policy."""
@@ -73,12 +82,15 @@ class Run:
         restore(parts, folder)
         limits = {c.name: c.limit for c in parts.constraints.constraints}
         title = f"{Path(config.policy.path).name}, seed {config.seed}"
-        loggers = [
-            *open_loggers(config.loggers, config, folder, parts.iteration),
-            RichLogger(iterations, title, limits),
-        ]
+        loggers: list[Logger] = []
+        if self._world.first:
+            loggers = [
+                *open_loggers(config.loggers, config, folder, parts.iteration),
+                RichLogger(iterations, title, limits),
+            ]
         drive(parts, iterations, folder, config.checkpoint, config.seed, loggers, self._evaluator())
-        self._export("policy", read_metrics(folder / "metrics.jsonl")[-1])
+        metrics = read_metrics(folder / "metrics.jsonl")[-1]
+        self._world.on_first(partial(self._export, "policy", metrics))
 
     def _evaluator(self) -> Evaluator | None:
         """Evaluates on held-out prompts and keeps the best; None without such prompts."""

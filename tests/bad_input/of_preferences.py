@@ -38,7 +38,7 @@ CASES = (
         "data is a folder",
         "a folder instead of a file",
         CHECK,
-        ("mine.jsonl: cannot be read (Is a directory)",),
+        ("mine.jsonl: is a folder without data", "expected files that end in .jsonl"),
         lambda folder: (folder / "mine.jsonl").mkdir(),
     ),
     Case(

@@ -33,8 +33,6 @@ def _child(function, arguments, variables, path):
     os.environ.update(variables)
     torch.set_num_threads(1)
     code = 1
-    import faulthandler
-    faulthandler.dump_traceback_later(20, file=open(str(path)+".tb","w"))
     try:
         result = function(*arguments)
         path.write_bytes(pickle.dumps(result))

@@ -102,8 +102,26 @@ def test_rows_that_never_end_stop_at_the_limit_unfinished():
     assert not out.finished.any()
 
 
-def test_an_immediate_eos_is_a_response_of_one_token():
-    model = causal_lm()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_of_a_batch_is_what_it_is_alone(family):
+    model = causal_lm(family)
+    ids, attention = ragged_prompts(rows=4)
+    # what the first row writes second ends responses, so that it leaves the batch early
+    eos = int(run(model, ids, attention, greedy=True, eos_id=-1).response[0, 1])
+    together = run(model, ids, attention, greedy=True, eos_id=eos)
+    assert 0 < int(together.mask[0].sum()) <= 2
+    for row in range(4):
+        real = ids[row][attention[row]].unsqueeze(0)
+        alone = run(model, real, torch.ones_like(real).bool(), greedy=True, eos_id=eos)
+        length = int(alone.mask.sum())
+        assert torch.equal(together.response[row, :length], alone.response[0])
+        assert int(together.mask[row].sum()) == length
+        torch.testing.assert_close(together.logp[row, :length], alone.logp[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_immediate_eos_is_a_response_of_one_token(family):
+    model = causal_lm(family)
     ids, attention = ragged_prompts(rows=1)
     with torch.no_grad():
         first = int(model(input_ids=ids).logits[0, -1].argmax())
@@ -177,11 +195,20 @@ def test_a_token_of_probability_zero_is_never_sampled():
         assert out.response[out.mask].ne(token).all()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_that_leaves_no_room_for_its_response_is_refused(family):
+    model = causal_lm(family)
+    ids, attention = ragged_prompts()
+    if family == "bloom":  # its positions know no end
+        assert run(model, ids, attention, max_new_tokens=59).mask.any()
+        return
+    with pytest.raises(InputError, match=r"6 tokens and max_new_tokens is 59, .* context is 64"):
+        run(model, ids, attention, max_new_tokens=59)
+
+
 def test_what_cannot_be_decoded_is_refused_before_decoding():
     model = causal_lm()
     ids, attention = ragged_prompts()
-    with pytest.raises(InputError, match=r"6 tokens and max_new_tokens is 59, .* context is 64"):
-        run(model, ids, attention, max_new_tokens=59)
     with pytest.raises(InputError, match="max_new_tokens is 0"):
         run(model, ids, attention, max_new_tokens=0)
     with pytest.raises(InputError, match=r"temperature is 0.*greedy=True"):

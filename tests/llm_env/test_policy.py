@@ -3,7 +3,13 @@ import torch
 from tiny import EOS, FAMILIES, causal_lm, ragged_prompts
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from llm_env.policy import CausalLMPolicy, forward_parameters, response_logp
+from llm_env.policy import (
+    CausalLMPolicy,
+    by_chunks,
+    forward_parameters,
+    logp_and_entropy,
+    response_logp,
+)
 from llm_env.tokens import join
 
 
@@ -40,6 +46,40 @@ def test_the_helper_of_sft_is_the_same_quantity_and_gradient():
     first = torch.autograd.grad(logp.sum(), model.lm_head.weight)[0]
     second = torch.autograd.grad(response_logp(model, batch).sum(), model.lm_head.weight)[0]
     torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("chunk", [22, 22 * 5, 22 * 11])  # 1, 5 or 11 of the 12 tokens at a time
+def test_what_is_computed_by_chunks_is_the_same_to_the_last_bit(chunk, monkeypatch):
+    results = []
+    for size in (2**24, chunk):
+        monkeypatch.setattr("llm_env.policy.CHUNK", size)
+        model, batch = causal_lm(), rows()
+        logp, entropy = CausalLMPolicy(model)(batch, batch.response_ids)
+        alone = response_logp(model, batch)
+        (logp.sum() + (entropy * logp.detach()).sum() + alone.square().sum()).backward()
+        results.append([logp, entropy, alone, *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_chunks_keep_only_the_logits_of_a_large_vocabulary(monkeypatch):
+    logits = torch.randn(4, 64, 1000, requires_grad=True)
+    action, kept = torch.zeros(4, 64, dtype=torch.long), {}
+
+    def pack(tensor):
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    def bytes_kept(chunk):
+        monkeypatch.setattr("llm_env.policy.CHUNK", chunk)
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            found = by_chunks(logp_and_entropy, logits, action)
+        assert all(x.shape == (4, 64) for x in found)
+        return sum(kept.values())
+
+    # 4 · 64 · 1000 float32 numbers are 1.024 MB; the whole keeps log p and p of all tokens
+    assert bytes_kept(2**24) >= 2 * 1_024_000
+    assert bytes_kept(16000) <= 1.1 * 1_024_000
 
 
 def test_permuting_rows_permutes_results():

@@ -9,7 +9,14 @@ from constrained_rl.errors import InputError
 from llm_env.collectors import TokenCollector, by_text
 from llm_env.policy import CausalLMPolicy
 from llm_env.preferences import PreferenceRow
-from llm_env.prompts import FieldError, checked_prompt, is_templated, render_prompt, turns
+from llm_env.prompts import (
+    FieldError,
+    checked_prompt,
+    is_templated,
+    render_prompt,
+    set_prompt_format,
+    turns,
+)
 from llm_env.safe_rlhf import fit_score, sample_pairs
 from llm_env.score_training import ScoreConfig
 from llm_env.scoring import score_texts
@@ -81,6 +88,52 @@ def test_alternating_strings_are_the_same_prompt_as_their_messages():
         pairs = encode_pairs(tokenizer(template), [strings, CHAT], ["no", "no"])
         assert pairs[0] == pairs[1]
     assert [turns(x) for x in ("bake", strings, CHAT, [SYSTEM, *CHAT])] == [1, 3, 3, 3]
+
+
+ONE = [{"role": "user", "content": "bake bread"}]
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("auto", "bake bread"),
+        ("plain", "bake bread"),
+        ("beaver", "BEGINNING OF CONVERSATION: USER: bake bread ASSISTANT:"),
+        ("template", "<bos> user bake bread assistant"),
+    ],
+)
+def test_a_format_decides_what_becomes_of_a_string(form, text):
+    words = tokenizer(TEMPLATE)
+    set_prompt_format(words, form)
+    assert render_prompt("bake bread", words) == text
+    if form != "auto":  # where strings and turns are told apart
+        assert render_prompt(ONE, words) == text
+    ids, _ = encode_prompts(words, ["bake bread"], 64)
+    assert ids[0].tolist().count(1) == 1  # one bos, whoever writes it
+
+
+def test_turns_in_a_chosen_format_and_where_they_have_none():
+    words = tokenizer(TEMPLATE)
+    by_template = render_prompt(CHAT, words)
+    set_prompt_format(words, "template")
+    assert render_prompt(CHAT, words) == by_template
+    set_prompt_format(words, "beaver")
+    assert render_prompt(CHAT, words) == render_prompt(CHAT, tokenizer())
+    set_prompt_format(words, "plain")
+    with pytest.raises(InputError, match="3 messages, which have no plain text"):
+        render_prompt(CHAT, words)
+
+
+def test_formats_that_cannot_be_meant_are_refused():
+    words = tokenizer()
+    with pytest.raises(InputError, match=r"'template', but the tokenizer has no chat template"):
+        set_prompt_format(words, "template")
+    set_prompt_format(words, "beaver")
+    with pytest.raises(InputError, match="would be written twice"):
+        render_prompt("BEGINNING OF CONVERSATION: USER: bake ASSISTANT:", words)
+    words.init_kwargs["prompt_format"] = "paper"
+    with pytest.raises(InputError, match=r"is 'paper', expected one of auto, template"):
+        render_prompt("bake", words)
 
 
 def test_a_system_turn_needs_a_chat_template():

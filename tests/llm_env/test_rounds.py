@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from families import save_family
+from judging_service import SAFE, service
 
+from constrained_rl.settings import merge, parse_override, read_toml, validate
 from llm_env.rounds import schedule, stages
 from llm_env.rounds.annotators import LABELS
-from llm_env.rounds.evaluation import read_answers, read_prompts
+from llm_env.rounds.config import RoundsConfig, default_tree
+from llm_env.rounds.evaluation import read_answers, read_judged, read_prompts
 from llm_env.rounds.space import Space
 from llm_env.rounds.stages import read_red_team
 
@@ -36,9 +41,6 @@ TINY = [
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Two rounds on the smallest world that runs."""
-    from constrained_rl.settings import merge, parse_override, validate
-    from llm_env.rounds.config import RoundsConfig, default_tree
-
     tree = default_tree()
     for text in TINY:
         tree = merge(tree, parse_override(text))
@@ -100,11 +102,7 @@ def test_killed_rounds_continue_and_end_in_the_same_models(finished, tmp_path, m
     for gone in ("rounds/1/policy", "rounds/2", "unified", "evaluation"):
         shutil.rmtree(folder / gone)
 
-    def killed(*_, **__):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:  # after RL's iterations, before its folder is renamed
-        patch.setattr("llm_env.policy.CausalLMPolicy.update_statistics", killed, raising=False)
+    with monkeypatch.context() as patch:
         patch.setattr("llm_env.rounds.stages.drive", interrupted(stages.drive))
         with pytest.raises(KeyboardInterrupt):
             schedule.run_all(folder)
@@ -140,9 +138,15 @@ def test_the_report_is_one_file_with_figures_4_and_5(finished, crl, tmp_path):
     results = json.loads((folder / "results.json").read_text())
     start, *_ = results["ratings"][0]["helpfulness"]["ratings"]
     assert start == {"value": 1000.0, "low": 1000.0, "high": 1000.0}
-    code, out, _ = crl("resume", folder)  # nothing left to do: the table again
+
+
+def test_a_finished_folder_is_shown_again(finished, crl, tmp_path, undrawn):
+    folder = tmp_path / "shown"
+    shutil.copytree(finished, folder)
+    code, out, _ = crl("resume", folder)
     assert code == 0
     assert "round 2" in out
+    assert weights(folder) == weights(finished)
 
 
 def test_an_unfinished_folder_has_no_report_yet(finished, crl, tmp_path):
@@ -152,6 +156,12 @@ def test_an_unfinished_folder_has_no_report_yet(finished, crl, tmp_path):
     code, _, err = crl("report", folder)
     assert code == 2
     assert "crl resume" in err
+
+
+def test_the_examples_config_is_valid():
+    path = Path(__file__).parents[2] / "docs/examples/rounds_own_model.toml"
+    config = validate(RoundsConfig, merge(default_tree(), read_toml(path)), str(path))
+    assert [config.round_align(k).limit for k in (1, 2, 3)] == [0.05, 0.02, 0.02]
 
 
 def write_prompts(path, names):
@@ -206,3 +216,42 @@ def test_prompts_of_the_report_that_are_trained_on_are_refused(crl, tmp_path):
     assert code == 2
     assert "1 of 2 evaluation_prompts are trained on" in err
     assert not (tmp_path / "out").exists()
+
+
+def ask_again(respond, count, seed):
+    """A red team that turns the model's answers into questions."""
+    return [f"why {answer}" for answer in respond(["tell me about a"] * count)]
+
+
+@pytest.mark.slow
+def test_rounds_of_ones_own_model_with_a_judge_and_a_red_team_of_ones_own(crl, tmp_path):
+    folder = tmp_path / "own"
+    lora = ["policy.lora.rank=2"] if find_spec("peft") else []
+    with service((200, lambda request: {"labels": [SAFE] * len(request["pairs"])})) as (url, seen):
+        code, out, err = crl(
+            "llm",
+            "rounds",
+            *SIZES,
+            *lora,
+            "rounds=2",
+            "align.iterations=1",
+            f"policy.path={save_family('gpt2', tmp_path / 'policy')}",
+            f"prompts={write_prompts(tmp_path / 'train.txt', 'abcdefgh')}",
+            f"evaluation_prompts={write_prompts(tmp_path / 'test.txt', 'ijkl')}",
+            f'annotator={{kind = "http", url = "{url}"}}',
+            f'red_team={{kind = "generator", function = "{__name__}:ask_again", count = 3}}',
+            "--out",
+            folder,
+        )
+    assert code == 0, err
+    assert "round 2" in out
+    # every pair of the three models that answered differently was put to the judge
+    asked = sum(len(request["pairs"]) for request in seen)
+    labelled = sum(
+        len((folder / f"rounds/{k}/pairs/pairs.jsonl").read_text().splitlines()) for k in (1, 2)
+    )
+    judged = [row for row in read_judged(folder) if row.better is not None]
+    assert asked == labelled + len(judged)
+    assert len(read_red_team(folder / "rounds/2")) == 3
+    saved = {path.name for path in (folder / "rounds/2/policy").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= saved  # no adapter

@@ -1,12 +1,10 @@
 """Who labels and who provokes: files, HTTP judges, generators, and the search for bad prompts."""
 
 import json
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import torch
+from judging_service import SAFE, service
 
 from constrained_rl.errors import InputError
 from constrained_rl.settings import merge, validate
@@ -18,7 +16,6 @@ from llm_env.rounds.space import Space
 
 PAIRS = [("how ?", "so", "not so"), ("why ?", "because", "no idea"), ("who ?", "me", "you")]
 TEXTS = {"prompt": "who ?", "response_0": "me", "response_1": "you"}
-SAFE = dict(zip(LABELS, (True, True, 1, 0), strict=True))
 
 
 def label(folder, *changes):
@@ -71,41 +68,19 @@ def test_a_file_that_is_not_these_pairs_filled_in_is_refused(tmp_path, change, m
         by_file(PAIRS, tmp_path, FileAnnotators())
 
 
+def test_a_file_that_people_fill_in_is_never_written_over(tmp_path):
+    awaited(tmp_path)
+    begun = (tmp_path / "to_label.jsonl").read_text().replace("null", "true", 1)
+    (tmp_path / "to_label.jsonl").write_text(begun)
+    awaited(tmp_path)
+    assert (tmp_path / "to_label.jsonl").read_text() == begun
+
+
 def test_people_may_leave_out_as_many_pairs_as_the_config_allows(tmp_path):
     awaited(tmp_path)
     label(tmp_path, (1, {"drop": True}))
     rows = by_file(PAIRS, tmp_path, FileAnnotators(may_miss=0.4))
     assert [row.prompt for row in rows] == ["how ?", "who ?"]
-
-
-@contextmanager
-def service(*answers):
-    """A judge that gives these (status, body) answers in turn, the last one for ever; the URL and
-    the requests that it has seen."""
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            status, body = answers[min(len(seen), len(answers)) - 1]
-            if callable(body):
-                body = json.dumps(body(seen[-1]))
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def good(request):

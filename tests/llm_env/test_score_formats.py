@@ -83,6 +83,54 @@ def reference(trunk, state, ids, attention, normalize=None):
     return torch.stack(scores)
 
 
+def test_a_config_of_2024_is_read(tmp_path):
+    # the fields of beaver-7b-v2.0-cost as uploaded with transformers 4.37, its sizes made tiny
+    trunk, state = beaver(tmp_path / "m", dtype=torch.bfloat16)
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(2)  # older files hold it
+    save_file(state, tmp_path / "m/model.safetensors", metadata={"format": "pt"})
+    config = {
+        "_name_or_path": "PKU-Alignment/beaver-7b-v2.0-cost",
+        "architectures": ["LlamaForScore"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bias": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "hidden_size": 16,
+        "initializer_range": 0.02,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+        "model_type": "llama",
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.37.2",
+        "use_cache": False,
+        "vocab_size": 22,
+        **RELEASED,
+    }
+    (tmp_path / "m/config.json").write_text(json.dumps(config))
+    model = load_score_model(tmp_path / "m")
+    assert model.backbone.dtype == torch.bfloat16
+    ids, attention = ragged_prompts()
+    expected = reference(trunk, state, ids, attention)
+    with torch.no_grad():
+        found = model.end_score(ids, attention)
+    # the trunk rounds to bfloat16 (8 bits) differently for padded and for single rows
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+    whole = load_score_model(tmp_path / "m", dtype=torch.float32).end_score(ids, attention)
+    exact = reference(trunk.float(), state, ids, attention)
+    torch.testing.assert_close(whole, exact, atol=1e-4, rtol=1e-4)
+
+
 def tensors(folder):
     return {k: v for path in folder.glob("*.safetensors") for k, v in load_file(path).items()}
 

@@ -20,9 +20,10 @@ from llm_env.collectors import Responses
 from llm_env.http_json import Patience
 from llm_env.score_batching import Batcher, ScoreRequest
 from llm_env.score_client import RemoteScores
-from llm_env.score_service import MIB, ServeConfig, Service, make_server, serve
+from llm_env.score_service import MIB, ScoreServer, ServeConfig, Service, serve
 from llm_env.score_sources import CostSource, ScoreSource, load_scores, load_text_scores
 from llm_env.scoring import ScoreModel
+from llm_env.sign_check import ScoreWarning
 from llm_env.tokens import join, pad
 
 CPU = torch.device("cpu")
@@ -34,6 +35,11 @@ def lengths(prompts, responses):
     """Reward: length; harm: minus it."""
     found = torch.tensor([float(len(text)) for text in responses])
     return {"reward": found, "harm": -found}
+
+
+def words(texts):
+    """The reward reads everything, harm half of it."""
+    return {"reward": 1.0, "harm": 0.5}
 
 
 @contextmanager
@@ -58,7 +64,7 @@ def quiet(handler):
 @contextmanager
 def service(score=lengths, wait=0.0, batch=64, timeout=5.0, max_body=MIB):
     batcher = Batcher(score, tuple(BOTH), batch, wait)
-    server = make_server(Service(batcher, BOTH, timeout, max_body), "127.0.0.1", 0)
+    server = ScoreServer(Service(batcher, BOTH, words, timeout, max_body), "127.0.0.1", 0)
     with serving(server) as url:
         yield url
     batcher.close()
@@ -90,6 +96,18 @@ def test_a_client_gets_the_numbers_of_the_service_in_order():
         status, health = ask(url, "GET", "/health")
     assert status == 200
     assert health == {"status": "ok", "directions": BOTH, "pending": 0, "scored": 3}
+
+
+def test_the_sign_check_of_a_service_asks_what_it_can_read():
+    with service() as url:
+        assert remote(url).readable(["a"]) == 0.5  # the worst of both
+        assert remote(url, ("reward",)).readable(["a"]) == 1.0
+        source = CostSource(url=url, direction="higher_is_worse", service=QUICK)
+        with pytest.warns(ScoreWarning, match="harm' could not be made: its tokenizer keeps 50%"):
+            load_text_scores({"harm": source}, CPU)
+    handler, _ = answering((404, "what?"))
+    with serving(handler) as url:
+        assert remote(url).readable(["a"]) == 1.0  # of another make
 
 
 def test_requests_that_come_at_once_are_scored_in_one_pass():
@@ -399,10 +417,10 @@ def test_the_command_serves_what_it_is_told(folder, monkeypatch, capsys):
     running = {}
 
     def make(*arguments):
-        running["server"] = make_server(*arguments)
+        running["server"] = ScoreServer(*arguments)
         return running["server"]
 
-    monkeypatch.setattr(score_service, "make_server", make)
+    monkeypatch.setattr(score_service, "ScoreServer", make)
     source = ScoreSource(path=folder, head=1, direction="higher_is_better", sign_check="off")
     config = ServeConfig(costs={"harm": source.model_dump() | {"limit": 0.0}}, port=0)
     said, threads = [], torch.get_num_threads()
@@ -427,7 +445,7 @@ def test_a_port_in_use_is_said():
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(InputError, match=r"cannot listen on .* choose another port"),
     ):
-        make_server(None, "127.0.0.1", taken.getsockname()[1])
+        ScoreServer(None, "127.0.0.1", taken.getsockname()[1])
 
 
 def test_serve_scores_is_a_command(crl):

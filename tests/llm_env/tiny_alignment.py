@@ -57,12 +57,12 @@ def score_model(seed):
     return ScoreModel.from_causal_lm(causal_lm(seed=seed, scale=3.0), generator=generator)
 
 
-def tiny_parts(config, engines=None, seed=0):
+def tiny_parts(config, engines=None, seed=0, reward=None):
     model, reference = ends_often(), ends_often()
     task = Task(
         word_tokenizer(),
         PROMPTS,
-        by_model(score_model(1)),
+        reward or by_model(score_model(1)),
         {"cost": by_model(score_model(2))},
         DEMONSTRATIONS,
     )

@@ -1,0 +1,128 @@
+"""What would make a config fit, the cheapest changes first, each with what it costs.
+
+Smaller pieces change nothing but time; then come recomputed activations, score models kept away,
+other ranks, and last what changes the learner itself. Absent: buying memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from constrained_rl.errors import InputError
+from constrained_rl.settings import merge, validate
+from llm_env.plan.plan import Machine, Plan, make_plan, planned_device
+from llm_env.training.config import TrainConfig
+
+MOST = 3
+
+
+@dataclass(frozen=True)
+class Change:
+    """Settings that make a config fit."""
+
+    settings: dict[str, object]  # "key.path": value
+    price: str
+    plan: Plan
+
+
+def advise(config: TrainConfig, machine: Machine, plan: Plan) -> list[Change]:
+    """The cheapest changes that fit, at most three; all of them together where none does alone."""
+    found: list[Change] = []
+    together: dict[str, object] = {}
+    prices: list[str] = []
+    for settings, price in _candidates(config, machine, plan):
+        alone = _planned(config, machine, settings)
+        if alone is None:
+            continue
+        if alone.fits:
+            found.append(Change(settings, price, alone))
+            if len(found) == MOST:
+                return found
+        if alone.peak.bytes < plan.peak.bytes:
+            together |= settings
+            prices.append(price)
+    if found or not together:
+        return found
+    combined = _planned(config, machine, together)
+    if combined is None or not combined.fits:
+        return []
+    return [Change(together, "; ".join(prices), combined)]
+
+
+def _planned(config: TrainConfig, machine: Machine, settings: dict[str, object]) -> Plan | None:
+    """The plan of a changed config; None where the change does not go with the rest of it."""
+    tree: dict[str, object] = config.model_dump(mode="json", exclude_none=True)
+    for path, value in settings.items():
+        for key in reversed(path.split(".")):
+            value = {key: value}
+        assert isinstance(value, dict)
+        tree = merge(tree, value)
+    try:
+        return make_plan(validate(TrainConfig, tree, "the changed config"), machine)
+    except InputError:
+        return None
+
+
+def _candidates(
+    config: TrainConfig, machine: Machine, plan: Plan
+) -> Iterator[tuple[dict[str, object], str]]:
+    """Changes by rising price."""
+    pieces = _smaller_pieces(config, plan)
+    if pieces:
+        yield pieces, "more and smaller forwards; results stay the same"
+    scores = ["reward", *(f"costs.{name}" for name in config.costs)]
+    if not config.policy.gradient_checkpointing:
+        again = {"policy.gradient_checkpointing": True}
+        yield again, "an update takes about a third longer; results stay the same"
+    if planned_device(config) != "cpu":
+        away: dict[str, object] = {f"{s}.offload": True for s in scores}
+        yield away, "score models travel to the GPU and back"
+    yield {f"{s}.dtype": "bfloat16" for s in scores}, "scores are rounded to three digits"
+    if machine.ranks > 1:
+        for stage in (2, 3):
+            if config.distributed.engine == "torch" or config.distributed.zero < stage:
+                zero: dict[str, object] = {
+                    "distributed.engine": "deepspeed",
+                    "distributed.zero": stage,
+                }
+                yield zero, "ranks talk more; needs DeepSpeed"
+    if config.policy.lora is None:
+        lora: dict[str, object] = {"policy.lora.rank": 16}
+        yield lora | {"critic.trunk": "shared"}, "adapters learn instead of all weights"
+    if config.align.ppo.advantage == "gae":
+        yield (
+            {"align.ppo.advantage": "leave_one_out", "align.responses_per_prompt": 4},
+            "no critic: the advantages of long responses are noisier",
+        )
+    if config.policy.dtype == "float32":
+        yield {"policy.dtype": "bfloat16"}, "forwards are rounded to three digits"
+
+
+def _smaller_pieces(config: TrainConfig, plan: Plan) -> dict[str, object]:
+    """Fewer rows at a time in every phase that does not fit."""
+    assert plan.available is not None
+    room = plan.available * (1 - plan.margin)
+    settings: dict[str, object] = {}
+    for phase in plan.phases:
+        kind, _, name = phase.working.name.partition(" ")
+        # rows and bytes go in proportion: a power of two that leaves the phase its room
+        share = (room - phase.held) / phase.working.bytes
+        if share >= 1 or share <= 0:
+            continue
+        rows = {"generate": config.align.prompts, "score": 64}.get(kind, config.align.prompts)
+        key = "align.ppo.micro_batch"
+        if kind == "generate":
+            key, rows = "align.generation_batch", config.align.generation_batch or rows
+        elif kind == "score":
+            source = config.reward if name == "reward" else config.costs[name.split(" ", 1)[1]]
+            key = f"{name.replace('cost ', 'costs.')}.batch_size"
+            rows = source.batch_size
+        elif config.align.ppo.micro_batch is not None:
+            rows = config.align.ppo.micro_batch
+        fewer = 1 << max(0, int(rows * share).bit_length() - 1)
+        if fewer < rows:
+            before = settings.get(key, fewer)
+            assert isinstance(before, int)
+            settings[key] = min(before, fewer)
+    return settings

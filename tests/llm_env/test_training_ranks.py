@@ -1,0 +1,140 @@
+"""`crl llm train` on several ranks: the same run directory as one process makes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from ranks import free_port, on_ranks
+from test_training import models, tree  # noqa: F401 (a fixture)
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM
+
+from constrained_rl.checkpoint import load_latest
+from constrained_rl.errors import InputError
+from constrained_rl.logging import read_metrics
+from constrained_rl.settings import to_toml, validate
+from llm_env.training import run
+from llm_env.training.config import TrainConfig
+
+
+def config(models, **over):  # noqa: F811
+    over = {"align": {"iterations": 2}} | over
+    return validate(TrainConfig, tree(models, **over), "test")
+
+
+def started(config, folder):
+    return run.start(config, folder)
+
+
+def exported(folder):
+    return AutoModelForCausalLM.from_pretrained(folder / "policy").state_dict()
+
+
+def same_run(folder, other):
+    """Metrics, exported weights."""
+    pairs = zip(read_metrics(folder), read_metrics(other), strict=True)
+    for row, expected in pairs:
+        quiet = [name for name in expected if not name.startswith("time/")]
+        assert [row[n] for n in quiet] == pytest.approx([expected[n] for n in quiet], abs=1e-4)
+    for (name, a), b in zip(
+        exported(folder.parent).items(), exported(other.parent).values(), strict=True
+    ):
+        assert_close(a, b, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def on_two(models, tmp_path, **over):  # noqa: F811
+    """A run of two ranks beside the same one of one."""
+    alone = {key: value for key, value in over.items() if key != "distributed"}
+    run.start(config(models, **alone), tmp_path / "one")
+    on_ranks(started, 2, tmp_path / "ranks", config(models, **over), tmp_path / "two")
+    same_run(tmp_path / "two" / "metrics.jsonl", tmp_path / "one" / "metrics.jsonl")
+
+
+def test_two_ranks_make_the_run_that_one_process_makes(models, tmp_path):  # noqa: F811
+    on_two(models, tmp_path)
+    assert sorted(p.name for p in (tmp_path / "two" / "samples").iterdir())
+
+
+def test_adapters_are_trained_on_two_ranks(models, tmp_path):  # noqa: F811
+    pytest.importorskip("peft")
+    adapters = {"policy": {"lora": {"rank": 4}}, "critic": {"trunk": "shared"}}
+    on_two(models, tmp_path, **adapters)
+    saved = load_latest(tmp_path / "two" / "checkpoints")["policy"]["module"]
+    assert saved
+    assert all("lora" in name for name in saved)
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"distributed": {"engine": "deepspeed", "zero": 3}},
+        {"distributed": {"engine": "deepspeed", "zero": 2}, "policy": {"lora": {"rank": 4}}},
+    ],
+)
+def test_deepspeed_makes_the_run_that_one_process_makes(models, tmp_path, over):  # noqa: F811
+    pytest.importorskip("deepspeed")
+    pytest.importorskip("peft")
+    on_two(models, tmp_path, **over)
+
+
+def test_zero_stages_without_deepspeed_are_refused(models, tmp_path):  # noqa: F811
+    with pytest.raises(InputError, match="set distributed.engine='deepspeed'"):
+        run.start(config(models, distributed={"zero": 2}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_sharded_adapters_are_refused(models, tmp_path):  # noqa: F811
+    pytest.importorskip("deepspeed")
+    pytest.importorskip("peft")
+    from llm_env.safe_rlhf import token_parts  # noqa: F401
+
+    over = {"distributed": {"engine": "deepspeed", "zero": 3}, "policy": {"lora": {"rank": 4}}}
+    with pytest.raises((InputError, AssertionError), match="set distributed.zero to 2 or less"):
+        on_ranks(started, 1, tmp_path / "ranks", config(models, **over), tmp_path / "run")
+
+
+def launch(models, tmp_path, *launcher, **over):  # noqa: F811
+    """Run `llm_env llm train` by a launcher; its exit code and what it wrote."""
+    file, folder = tmp_path / "config.toml", tmp_path / "run"
+    file.write_text(to_toml(config(models, **over)))
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    command = [*launcher, "llm_env", "llm", "train", str(file), "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables)
+    return done, folder
+
+
+def torchrun():
+    bound = ["--nproc-per-node", "2", "--master-port", str(free_port()), "-m"]
+    return [sys.executable, "-m", "torch.distributed.run", *bound]
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_run_of_two_ranks(models, tmp_path):  # noqa: F811
+    done, folder = launch(models, tmp_path, *torchrun())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished:") == 1  # the first rank alone speaks
+    run.start(config(models), tmp_path / "one")
+    same_run(folder / "metrics.jsonl", tmp_path / "one" / "metrics.jsonl")
+
+
+@pytest.mark.slow
+def test_the_deepspeed_launcher_starts_a_run(models, tmp_path):  # noqa: F811
+    pytest.importorskip("deepspeed")
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_accelerators", "2"]
+    launcher += ["--master_port", str(free_port()), "--module"]
+    over = {"distributed": {"engine": "deepspeed", "zero": 3}}
+    done, folder = launch(models, tmp_path, *launcher, **over)
+    assert done.returncode == 0, done.stderr
+    assert torch.isfinite(exported(folder)["lm_head.weight"]).all()
+
+
+@pytest.mark.slow
+def test_torchrun_ends_with_the_message_of_the_rank_that_failed(models, tmp_path):  # noqa: F811
+    (models / "broken").mkdir(exist_ok=True)
+    over = {"reward": {"path": str(models / "broken")}}
+    done, folder = launch(models, tmp_path, *torchrun(), **over)
+    assert done.returncode != 0
+    assert "broken" in done.stderr
+    assert not folder.exists()

@@ -1,0 +1,81 @@
+"""DeepSpeed's ZeRO on two CPU processes takes the steps of plain torch in one.
+
+Every parameter is sharded (`keep_whole=0`), odd sizes among them: three value heads, 22 tokens.
+"""
+
+import warnings
+
+import pytest
+import torch
+from rank_jobs import driven, trained
+from ranks import on_ranks
+from test_distributed import agree
+from tiny_alignment import align_config, rows_of, tiny_parts
+from torch.testing import assert_close
+
+from constrained_rl.distributed import World
+from constrained_rl.engines import Optimization
+from constrained_rl.errors import InputError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    deepspeed = pytest.importorskip("deepspeed")
+    import deepspeed.runtime.zero.stage3  # here once, instead of in every rank
+
+from llm_env.deepspeed_engine import DeepSpeedEngine, ZeRO, deepspeed_engines  # noqa: E402
+
+OFFLOAD = {"offload_optimizer": True}
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return rows_of(tiny_parts(align_config()), 3)
+
+
+def test_stages_0_2_and_3_on_two_ranks_take_the_steps_of_one_process(alone, tmp_path):
+    kinds = [0, 2, 3, 2, 3, (3, OFFLOAD)]
+    settings = [{}] * 3 + [{"ppo": {"micro_batch": 1}}] * 3
+    found = on_ranks(trained, 2, tmp_path, kinds, settings)
+    assert found[0] == found[1]
+    for rows in found[0]:
+        agree(rows, alone)
+
+
+@pytest.mark.parametrize("kind", [0, 2, (3, OFFLOAD)])
+def test_a_job_resumed_on_two_ranks_ends_in_the_same_bits(kind, tmp_path):
+    for name, stops in {"whole": [4], "cut": [2, 4]}.items():
+        (tmp_path / name).mkdir()
+        for stop in stops:
+            job = tmp_path / f"{name}-{stop}"
+            found = on_ranks(driven, 2, job, kind, tmp_path / name, stop, {})
+        if name == "whole":
+            whole = found
+    for (one, lam), (other, same_lam) in zip(whole, found, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert torch.equal(lam, same_lam)
+
+
+def test_a_job_goes_on_with_other_ranks_stages_and_engines(tmp_path):
+    for name in ("whole", "moved"):
+        (tmp_path / name).mkdir()
+    whole, _ = driven("ddp", tmp_path / "whole", 5, {})
+    for stop, (kind, size) in enumerate([("ddp", 1), (3, 2), (2, 2), (0, 1), (3, 1)], start=1):
+        job = tmp_path / f"{stop}"
+        found = on_ranks(driven, size, job, kind, tmp_path / "moved", stop, {})
+    for a, b in zip(found[0][0], whole, strict=True):
+        assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def reduced(model):
+    return model.to(torch.bfloat16)
+
+
+def test_reduced_precision_at_stage_0_is_refused():
+    model = torch.nn.Linear(2, 2).bfloat16()
+    with pytest.raises(InputError, match=r"set distributed.zero to 1 or more"):
+        DeepSpeedEngine(model, Optimization(0.1, (0.9, 0.999), 1.0), World(), ZeRO(0))
+
+
+def test_offload_without_sharding_is_refused():
+    with pytest.raises(InputError, match=r"offload_optimizer needs distributed.zero ≥ 1"):
+        deepspeed_engines(World(), ZeRO(0, offload_optimizer=True))
