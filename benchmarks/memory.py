@@ -26,6 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from constrained_rl.checkpoint import write_text
+from constrained_rl.distributed import World
 from constrained_rl.engines import Optimization, TorchEngine
 from constrained_rl.learner import Learner, ValueObjective
 from constrained_rl.ppo import Parts, train
@@ -120,7 +121,7 @@ def replace_forward(engine: TorchEngine, module: CriticPerStream) -> TorchEngine
 
 def parts_of(case: str, config: TrainConfig) -> Parts:
     """What training builds; for the six models, with a critic per stream instead of one."""
-    parts, _ = build(config, torch.device("cpu"))
+    parts, _ = build(config, World())
     if case == SIX:
         first = parts.critic
         assert isinstance(first, TokenCritic)

@@ -15,12 +15,13 @@ from rich.console import Console
 
 from constrained_rl import cli as core
 from constrained_rl.errors import InputError
+from llm_env import score_cli as scores
 from llm_env.arena import cli as arena
+from llm_env.fitting import cli as fitting
 from llm_env.rounds import cli as rounds
 
 if TYPE_CHECKING:
     from llm_env.comparison.config import CompareConfig
-    from llm_env.fitting.config import ScoreRunConfig, SFTRunConfig
 
 llm = typer.Typer(no_args_is_help=True, help="Safe RLHF on language models.")
 app = typer.Typer(
@@ -40,7 +41,10 @@ app.add_typer(llm, name="llm")
 llm.command("evaluate")(arena.evaluate)
 llm.command("arena")(arena.arena)
 llm.command("chat")(arena.chat)
+llm.command("sft")(fitting.sft)
+llm.command("score")(fitting.score)
 llm.command("rounds")(rounds.rounds)
+llm.command("serve-scores")(scores.serve_scores)
 
 QUICK_HELP = "fewer weights, less data: a look in three minutes, not a measurement"
 
@@ -88,9 +92,9 @@ def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
         core.resume_by(run.resume, folder)
     elif is_fitting(folder):
         require_llm()
-        from llm_env.fitting import run as fitting
+        from llm_env.fitting.run import resume as continue_fit
 
-        core.resume_by(fitting.resume, folder)
+        core.resume_by(continue_fit, folder)
     else:
         core.resume(folder)
 
@@ -199,10 +203,6 @@ def train(
         Console().print(f"finished: {folder}/policy  (plots: crl report {folder})")
 
 
-SFT_HELP = "CONFIG.toml key.path=value …, e.g. fit.epochs=1 model.lora.rank=8"
-SCORE_HELP = "CONFIG.toml key.path=value …, e.g. kind=reward fit.max_tokens=512"
-
-
 @llm.command()
 def plan(
     settings: Annotated[list[str], typer.Argument(help=TRAIN_HELP)],
@@ -229,30 +229,6 @@ def plan(
 
 
 @llm.command()
-def sft(
-    settings: Annotated[list[str], typer.Argument(help=SFT_HELP)],
-    out: Annotated[Path | None, typer.Option(help="folder; must be new")] = None,
-) -> None:
-    """Supervised fine-tuning of a model on disk: a resumable folder with the result in model/."""
-    require_llm()
-    from llm_env.fitting.config import SFTRunConfig
-
-    start_fitting(SFTRunConfig, settings, out, "llm-sft")
-
-
-@llm.command()
-def score(
-    settings: Annotated[list[str], typer.Argument(help=SCORE_HELP)],
-    out: Annotated[Path | None, typer.Option(help="folder; must be new")] = None,
-) -> None:
-    """Fit a reward model, a cost model, or one cost model with a score per harm category."""
-    require_llm()
-    from llm_env.fitting.config import ScoreRunConfig
-
-    start_fitting(ScoreRunConfig, settings, out, "llm-score")
-
-
-@llm.command()
 def schema(
     form: Annotated[
         core.SchemaForm, typer.Option("--format", help="what to print")
@@ -263,23 +239,6 @@ def schema(
     from llm_env.comparison.config import CompareConfig
 
     core.print_schema(CompareConfig, form)
-
-
-SERVE_HELP = "CONFIG.toml key.path=value …, e.g. costs.harm.path=models/cost port=8008"
-
-
-@llm.command("serve-scores")
-def serve_scores(settings: Annotated[list[str], typer.Argument(help=SERVE_HELP)]) -> None:
-    """Serve score models over HTTP, for runs that name this as the url of a score."""
-    require_llm()
-    from constrained_rl.logging import plain_warnings
-    from constrained_rl.settings import read_layers, validate
-    from llm_env.score_service import ServeConfig, serve
-
-    tree, source = read_layers(*core.split_settings(settings))
-    config = validate(ServeConfig, tree, source)
-    with plain_warnings():
-        serve(config, lambda line: print(line, flush=True))
 
 
 @llm.command("check-data")
@@ -353,22 +312,6 @@ def calibrate(
     publish(calibrate(evidence, form, target, seed=seed), evidence, out or comparison, as_json)
 
 
-def start_fitting(
-    model: type[SFTRunConfig | ScoreRunConfig], settings: list[str], out: Path | None, name: str
-) -> None:
-    """Fit from a config file and overrides, and say where the result is."""
-    from constrained_rl.run import default_folder
-    from constrained_rl.settings import read_layers, validate
-    from llm_env.fitting.run import start
-
-    tree, source = read_layers(*core.split_settings(settings))
-    config = validate(model, tree, source)
-    folder = out or default_folder(name, config.seed)
-    with core.resumable(folder):
-        start(config, folder)
-    Console().print(f"finished: {folder}/model", highlight=False, soft_wrap=True)
-
-
 def announce(config: CompareConfig, folder: Path) -> None:
     """Say what is about to happen."""
     from llm_env.comparison.methods import every_run
@@ -406,26 +349,11 @@ def require_llm() -> None:
         )
 
 
-def quiet_libraries() -> None:
-    """No progress bars and remarks of transformers and DeepSpeed between a command's own lines.
-
-    TRANSFORMERS_VERBOSITY in the environment wins.
-    """
-    import logging
-    import os
-
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # DeepSpeed says on standard output that there is no GPU as soon as anything imports it, and
-    # transformers does when it saves a model
-    logging.getLogger("DeepSpeed").addFilter(
-        lambda record: not str(record.msg).startswith("Setting accelerator to CPU")
-    )
-
-
 def main() -> None:
     """Entry point of the console script."""
     import sys
+
+    from llm_env.quiet import quiet_libraries
 
     quiet_libraries()
 

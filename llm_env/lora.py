@@ -81,7 +81,7 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
 
 
 def reference_of(model: PreTrainedModel) -> Reference:
-    """log π_ref of a policy with an adapter: its own forward, the adapter switched off.
+    """Log-probabilities under π_ref of a policy with an adapter: its own, the adapter off.
 
     The same numbers as from the model that `with_lora` was given, on sharded weights too.
     """

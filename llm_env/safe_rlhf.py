@@ -235,9 +235,14 @@ def alignment(
     models = Models(
         policy=CausalLMPolicy(copy.deepcopy(model)),
         critic=critic,
-        reference=lambda obs, _: response_logp(model, obs),
+        reference=frozen_reference(model),
     )
     return token_parts(models, task, config, seed)
+
+
+def frozen_reference(model: PreTrainedModel) -> Reference:
+    """Log-probabilities under a model that is not trained."""
+    return lambda rows, _: response_logp(model, rows)
 
 
 def token_parts(

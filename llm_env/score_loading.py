@@ -243,9 +243,9 @@ def _load(
 
 
 def _require_vocabulary(model: ScoreModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:
-    """Refuse a tokenizer with ids that the trunk has no embedding of."""
+    """Refuse a tokenizer with ids that the trunk has no embedding of, padding aside."""
     rows = model.backbone.get_input_embeddings().weight.shape[0]
-    largest = max(tokenizer.get_vocab().values())
+    largest = max(id_ for id_ in tokenizer.get_vocab().values() if id_ != tokenizer.pad_token_id)
     if largest >= rows:
         raise InputError(
             f"the tokenizer of score model {path} has token ids up to {largest}, but its trunk "

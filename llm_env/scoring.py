@@ -24,7 +24,13 @@ from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
 from llm_env.policy import context_length, forward_parameters, position_argument
 from llm_env.prompts import Prompt
-from llm_env.score_files import UNREADABLE, damaged, load_backbone, read_json
+from llm_env.score_files import (
+    UNREADABLE,
+    damaged,
+    load_backbone,
+    quiet_transformers,
+    read_json,
+)
 from llm_env.score_normalizer import ScoreNormalizer
 from llm_env.tokens import TokenRows, encode_texts, last_real, pad, position_ids
 
@@ -159,7 +165,8 @@ class ScoreModel(nn.Module):
         With the tokenizer that it was trained with, the folder can score any policy's texts.
         """
         folder = Path(directory)
-        self.backbone.save_pretrained(folder)
+        with quiet_transformers():
+            self.backbone.save_pretrained(folder)
         head = {name: value.contiguous() for name, value in self.head.state_dict().items()}
         about: dict[str, object] = {"names": list(self.names)}
         if self.normalizer is not None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Items = Annotated[
     list[str],
-    typer.Argument(help="model folders or NAME=FOLDER; [CONFIG.toml] key.path=value …"),
+    typer.Argument(help="model folders or NAME=FOLDER, CONFIG.toml, key.path=value …"),
 ]
 Prompts = Annotated[
     list[Path] | None, typer.Option(help="what is asked: .txt, .jsonl[.gz|.xz], .parquet; repeat")
@@ -24,19 +24,21 @@ Reward = Annotated[
     str | None, typer.Option(help="score model folder or http://… : higher is better")
 ]
 Costs = Annotated[
-    list[str] | None, typer.Option(help="[name=]score: higher is worse, unsafe above 0; repeat")
+    list[str] | None,
+    typer.Option(help="SCORE or NAME=SCORE: higher is worse, unsafe above 0; repeat"),
 ]
-HeldJudgeURL = Annotated[
-    str | None, typer.Option(help="http://… of a judge that labels pairs, as in crl llm rounds")
-]
-Out = Annotated[
-    list[str] | None, typer.Option(help="[name=]score that no training saw, to check the reward")
+HeldOut = Annotated[
+    list[str] | None,
+    typer.Option(help="SCORE or NAME=SCORE that no training saw, to check the reward"),
 ]
 ScoreTokenizer = Annotated[
     str | None, typer.Option(help="folder, or policy: where score models come without their own")
 ]
 Reference = Annotated[
     str | None, typer.Option(help="model (name or folder) that KL and gains are measured to")
+]
+JudgeURL = Annotated[
+    str | None, typer.Option(help="http://… of a judge that labels pairs, as in crl llm rounds")
 ]
 Out = Annotated[
     Path | None, typer.Option(help="folder; given again, what lies there is not made again")

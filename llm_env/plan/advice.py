@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from constrained_rl.errors import InputError
 from constrained_rl.settings import merge, validate
-from llm_env.plan.plan import Machine, Plan, make_plan, planned_device
+from llm_env.plan.plan import Machine, Plan, make_plan, planned_device, rows_of_phases
 from llm_env.training.config import TrainConfig
 
 MOST = 3
@@ -68,17 +68,18 @@ def _candidates(
     config: TrainConfig, machine: Machine, plan: Plan
 ) -> Iterator[tuple[dict[str, object], str]]:
     """Changes by rising price."""
-    pieces = _smaller_pieces(config, plan)
+    pieces = _smaller_pieces(config, machine, plan)
     if pieces:
         yield pieces, "more and smaller forwards; results stay the same"
     scores = ["reward", *(f"costs.{name}" for name in config.costs)]
     if not config.policy.gradient_checkpointing:
-        again = {"policy.gradient_checkpointing": True}
+        again: dict[str, object] = {"policy.gradient_checkpointing": True}
         yield again, "an update takes about a third longer; results stay the same"
     if planned_device(config) != "cpu":
-        away: dict[str, object] = {f"{s}.offload": True for s in scores}
+        away: dict[str, object] = dict.fromkeys((f"{s}.offload" for s in scores), True)
         yield away, "score models travel to the GPU and back"
-    yield {f"{s}.dtype": "bfloat16" for s in scores}, "scores are rounded to three digits"
+    rounded: dict[str, object] = {f"{s}.dtype": "bfloat16" for s in scores}
+    yield rounded, "scores are rounded to three digits"
     if machine.ranks > 1:
         for stage in (2, 3):
             if config.distributed.engine == "torch" or config.distributed.zero < stage:
@@ -89,6 +90,8 @@ def _candidates(
                 yield zero, "ranks talk more; needs DeepSpeed"
     if config.policy.lora is None:
         lora: dict[str, object] = {"policy.lora.rank": 16}
+        if config.distributed.zero == 3:  # frozen weights need no ZeRO-3, which refuses them
+            lora["distributed.zero"] = 2
         yield lora | {"critic.trunk": "shared"}, "adapters learn instead of all weights"
     if config.align.ppo.advantage == "gae":
         yield (
@@ -99,30 +102,28 @@ def _candidates(
         yield {"policy.dtype": "bfloat16"}, "forwards are rounded to three digits"
 
 
-def _smaller_pieces(config: TrainConfig, plan: Plan) -> dict[str, object]:
-    """Fewer rows at a time in every phase that does not fit."""
+def _smaller_pieces(config: TrainConfig, machine: Machine, plan: Plan) -> dict[str, object]:
+    """Fewer rows at a time in every phase that does not fit: memory goes in proportion to them."""
     assert plan.available is not None
-    room = plan.available * (1 - plan.margin)
-    settings: dict[str, object] = {}
+    room, sizes = plan.available * (1 - plan.margin), rows_of_phases(config, machine)
+    fewest: dict[str, int] = {}
     for phase in plan.phases:
         kind, _, name = phase.working.name.partition(" ")
-        # rows and bytes go in proportion: a power of two that leaves the phase its room
+        match kind:
+            case "generate":
+                key, rows = "align.generation_batch", sizes.generate
+            case "score":
+                key, rows = f"{name.replace('cost ', 'costs.')}.batch_size", sizes.score[name]
+            case "annotate":
+                key, rows = "align.ppo.micro_batch", sizes.annotate
+            case _:
+                key, rows = "align.ppo.micro_batch", sizes.update
         share = (room - phase.held) / phase.working.bytes
-        if share >= 1 or share <= 0:
-            continue
-        rows = {"generate": config.align.prompts, "score": 64}.get(kind, config.align.prompts)
-        key = "align.ppo.micro_batch"
-        if kind == "generate":
-            key, rows = "align.generation_batch", config.align.generation_batch or rows
-        elif kind == "score":
-            source = config.reward if name == "reward" else config.costs[name.split(" ", 1)[1]]
-            key = f"{name.replace('cost ', 'costs.')}.batch_size"
-            rows = source.batch_size
-        elif config.align.ppo.micro_batch is not None:
-            rows = config.align.ppo.micro_batch
-        fewer = 1 << max(0, int(rows * share).bit_length() - 1)
-        if fewer < rows:
-            before = settings.get(key, fewer)
-            assert isinstance(before, int)
-            settings[key] = min(before, fewer)
-    return settings
+        if 0 < share < 1 and rows > 1:
+            fewest[key] = min(fewest.get(key, rows), power_of_two(rows * share))
+    return dict(fewest)
+
+
+def power_of_two(most: float) -> int:
+    """The largest power of two that is no larger, at least 1."""
+    return 1 << max(0, int(most).bit_length() - 1)

@@ -22,9 +22,11 @@ from torch import nn
 
 from constrained_rl.assembly import choose_device
 from llm_env.plan.phases import Sizes, Working, trace_phases
-from llm_env.plan.shapes import Shapes, build_shapes, score_sources
+from llm_env.plan.shapes import Shapes, build_shapes, depth, score_sources
 from llm_env.training.config import TrainConfig
 
+SHALLOW = (2, 4)
+"""layers of the models from which deep ones are extrapolated"""
 BUCKET = 5 * 10**8
 """elements of the buffer in which DeepSpeed reduces gradients (its reduce_bucket_size)"""
 LIVE = 10**9
@@ -110,10 +112,34 @@ def make_plan(config: TrainConfig, machine: Machine) -> Plan:
     models = tuple(_held_models(shapes, config, machine.ranks, device))
     sizes = rows_of_phases(config, machine)
     rollout = _rollout_bytes(config, sizes)
-    counted = trace_phases(shapes, sizes, config.align.ppo)
+    counted = count_phases(config, shapes, sizes)
     phases = tuple(_phase(working, models, rollout, sizes) for working in counted)
     available = machine.available or device_memory(device, machine.ranks)
     return Plan(models, rollout, phases, machine.ranks, device, available, machine.margin)
+
+
+def count_phases(config: TrainConfig, shapes: Shapes, sizes: Sizes) -> list[Working]:
+    """Working memory of every phase; of deep models it is taken from two shallow ones.
+
+    What a phase holds grows by the same amount with every layer of one kind, and so does its peak
+    (`SHALLOW`): bytes(n) = bytes(a) + (n − a) (bytes(b) − bytes(a)) / (b − a).
+    """
+    scored = [source for source in score_sources(config).values() if source.path is not None]
+    depths = {depth(config.policy), *(depth(source) for source in scored)}
+    low, high = SHALLOW
+    if len(depths) > 1 or None in depths or (layers := next(iter(depths)) or 0) <= 2 * high:
+        return trace_phases(shapes, sizes, config.align.ppo)
+    few, more = (trace_phases(build_shapes(config, n), sizes, config.align.ppo) for n in SHALLOW)
+    steps = (layers - low) / (high - low)
+    return [
+        Working(
+            a.name,
+            a.bytes + round(steps * (b.bytes - a.bytes)),
+            a.logits + round(steps * (b.logits - a.logits)),
+            a.cache + round(steps * (b.cache - a.cache)),
+        )
+        for a, b in zip(few, more, strict=True)
+    ]
 
 
 def planned_device(config: TrainConfig) -> str:

@@ -22,7 +22,7 @@ from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 META = torch.device("meta")
 
@@ -38,52 +38,54 @@ class Shapes:
     critic_shares: bool  # the critic's trunk is the policy's
 
 
-def build_shapes(config: TrainConfig) -> Shapes:
-    """The models that `config` trains and asks, without weights."""
+def build_shapes(config: TrainConfig, layers: int | None = None) -> Shapes:
+    """The models that `config` trains and asks, without weights; `layers` makes them shallower."""
     lora = config.policy.lora
     scores = {
-        name: _score(source)
+        name: _score(source, layers)
         for name, source in score_sources(config).items()
         if source.path is not None
     }
     return Shapes(
-        policy=CausalLMPolicy(_prepared(_causal_lm(config.policy), config.policy, lora)),
-        critic=_critic(config) if config.align.ppo.advantage == "gae" else None,
+        policy=CausalLMPolicy(_prepared(_causal_lm(config.policy, layers), config.policy, lora)),
+        critic=_critic(config, layers) if config.align.ppo.advantage == "gae" else None,
         scores=scores,
         reference=config.align.ppo.kl_coefficient > 0 and lora is None,
         critic_shares=config.critic.trunk == "shared",
     )
 
 
-def _critic(config: TrainConfig) -> TokenCritic:
+def _critic(config: TrainConfig, layers: int | None) -> TokenCritic:
     source, lora = config.policy, config.critic.lora
     match config.critic.trunk:
         case "policy":
-            trunk = _causal_lm(source).base_model
+            trunk = _causal_lm(source, layers).base_model
         case "shared":
-            trunk, lora = _causal_lm(source).base_model, lora or source.lora
+            trunk, lora = _causal_lm(source, layers).base_model, lora or source.lora
         case "reward":
             if config.reward.path is None:
                 raise InputError(
                     "critic.trunk is 'reward', but the reward comes from a service and has no "
                     "trunk here; use critic.trunk='policy'"
                 )
-            trunk = _score(config.reward.model_copy(update={"dtype": source.dtype})).backbone
+            trunk = _score(
+                config.reward.model_copy(update={"dtype": source.dtype}), layers
+            ).backbone
             trunk.requires_grad_(True)
         case path:
-            trunk = _causal_lm(source.model_copy(update={"path": path})).base_model
+            trunk = _causal_lm(source.model_copy(update={"path": path}), layers).base_model
     streams = 1 if config.align.ppo.streams == "single" else 1 + len(config.costs)
     with META:
         return TokenCritic(ScoreModel(_prepared(trunk, source, lora), streams))
 
 
-def _causal_lm(source: ModelSource) -> PreTrainedModel:
+def _causal_lm(source: ModelSource, layers: int | None) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     options = {} if source.attention == "auto" else {"attn_implementation": source.attention}
     with META:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            read_config(source), dtype=getattr(torch, source.dtype), **options
+            _shallow(read_config(source), layers), dtype=getattr(torch, source.dtype), **options
         )
     return model
 
@@ -97,15 +99,33 @@ def _prepared(
     return model if lora is None else with_lora(model, lora, torch.Generator())
 
 
-def _score(source: ScoreSource) -> ScoreModel:
+def _score(source: ScoreSource, layers: int | None) -> ScoreModel:
     from transformers import AutoModel
 
     assert source.path is not None
     with META:
         trunk = AutoModel.from_config(
-            read_config(ModelSource(path=source.path)), dtype=getattr(torch, source.dtype)
+            _shallow(read_config(ModelSource(path=source.path)), layers),
+            dtype=getattr(torch, source.dtype),
         )
         return ScoreModel(trunk).requires_grad_(False)
+
+
+def depth(source: ModelSource | ScoreSource) -> int | None:
+    """Number of layers of a model; None where they are not all of one kind."""
+    assert source.path is not None
+    config = read_config(ModelSource(path=source.path))
+    kinds = config.to_dict().get("layer_types")
+    return None if kinds and len(set(kinds)) > 1 else int(config.num_hidden_layers)
+
+
+def _shallow(config: PreTrainedConfig, layers: int | None) -> PreTrainedConfig:
+    """The config with fewer layers."""
+    if layers is not None:
+        if config.to_dict().get("layer_types"):
+            config.layer_types = config.layer_types[:layers]
+        config.num_hidden_layers = layers
+    return config
 
 
 def score_sources(config: TrainConfig) -> dict[str, ScoreSource]:

@@ -117,7 +117,7 @@ def plot_elo(results: Results) -> Figure:
             ax.axhline(1000.0, color=MUTED, linestyle=":", linewidth=1.0)
             ax.set_title(f"Elo: {dimension}")
             _model_axis(ax, results)
-        axes[0].legend(loc="best")
+        axes[0].legend(loc="upper left")
     return figure
 
 
@@ -157,9 +157,9 @@ def plot_unsafe(results: Results) -> Figure:
                 draw_intervals(ax, values, color, marker, 0.1 * (k - 1), label)
             ax.set_title(f"unsafe responses, {name} prompts")
             _model_axis(ax, results)
-            ax.set_ylim(bottom=0.0)
             ax.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
-        axes[0].legend(loc="best")
+        axes[0].set_ylim(bottom=0.0)  # of both, once everything is drawn
+        axes[0].legend(loc="upper right")
     return figure
 
 

@@ -77,6 +77,11 @@ def first_screen(found: Rounds) -> list[Block]:
         "Elo (Bradley–Terry) of sampled responses, the start model at 1000, with 95% bootstrap "
         "intervals over prompts; up is better in both panels."
     )
+    if found.results.embedded:
+        caption += (
+            " Harmlessness is more than the absence of unsafe responses: here a bare refusal beats "
+            "a plain answer, and both beat a safe completion."
+        )
     notes = [
         f"{ratings.judge}, {name}: {note}."
         for ratings in found.results.ratings
@@ -149,8 +154,8 @@ def unsafe_section(found: Rounds) -> Section:
     )
     if found.results.embedded:
         unsafe += (
-            " Annotators are noisy: they call a safe completion unsafe with a mean chance near 14% "
-            "(σ((−0.05 − 0.5) / 0.3)), so their share cannot fall to zero."
+            " Annotators are noisy: one of average strictness calls a safe completion unsafe in "
+            "14% of cases (σ((−0.05 − 0.5) / 0.3)), so their share cannot fall to zero."
         )
     helpful = "Mean helpfulness of sampled responses with 95% intervals over prompts."
     return Section(

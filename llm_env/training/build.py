@@ -17,12 +17,12 @@ from constrained_rl.errors import InputError
 from constrained_rl.ppo import Parts, stream_names
 from llm_env.config import AlignConfig
 from llm_env.data_sources import read_demonstrations, read_prompts
-from llm_env.lora import with_lora
+from llm_env.lora import reference_of, with_lora
 from llm_env.models import load_causal_lm, load_tokenizer
-from llm_env.policy import CausalLMPolicy, response_logp
+from llm_env.policy import CausalLMPolicy
 from llm_env.prompts import Prompt
 from llm_env.recompute import recompute_activations
-from llm_env.safe_rlhf import Models, Task, token_parts
+from llm_env.safe_rlhf import Models, Task, frozen_reference, token_parts
 from llm_env.score_formats import load_score_model
 from llm_env.score_sources import load_scores
 from llm_env.scoring import ScoreModel, TokenCritic
@@ -45,24 +45,21 @@ def build_task(config: TrainConfig, device: torch.device) -> Task:
 def build_models(config: TrainConfig, heads: int, device: torch.device) -> Models:
     """Policy, critic with `heads` value heads, and KL reference.
 
-    Under LoRA the policy and a shared critic are twins of the loaded model: they hold its weights,
-    and it is the reference itself.
+    Under LoRA the policy and a shared critic are twins of the loaded model, whose weights they
+    hold, and the reference is the policy without its adapter.
     """
     generator = torch.Generator().manual_seed(config.seed)  # of fresh adapters
     start = load_causal_lm(config.policy, device)
-    policy, reference = start, start
+    policy, reference = start, None
     if config.policy.lora is not None:
         policy = with_lora(start, config.policy.lora, generator)
+        reference = reference_of(policy)
     elif config.align.ppo.kl_coefficient > 0:
-        reference = copy.deepcopy(start).requires_grad_(False)
+        reference = frozen_reference(copy.deepcopy(start).requires_grad_(False))
     critic = None
     if config.align.ppo.advantage == "gae":
         critic = TokenCritic(ScoreModel(critic_trunk(config, start, generator), heads))
-    return Models(
-        policy=CausalLMPolicy(policy),
-        critic=critic,
-        reference=lambda obs, _: response_logp(reference, obs),
-    )
+    return Models(CausalLMPolicy(policy), critic, reference)
 
 
 def critic_trunk(

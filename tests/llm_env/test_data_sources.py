@@ -8,6 +8,7 @@ import pytest
 from data_files import CATEGORIES, hh, pku, pku_v1, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import word_tokenizer
 
 from constrained_rl.errors import InputError
 from llm_env.category_pairs import category_cost_pairs, category_pairs
@@ -26,6 +27,7 @@ from llm_env.data_sources import (
 )
 from llm_env.preference_check import check_preferences
 from llm_env.preferences import CostPair, PreferenceRow, RewardPair
+from llm_env.prompt_lengths import prompts_within
 
 PKU_ROWS = [pku(f"prompt {i}", better=i % 2) for i in range(7)]
 ENDINGS = [".jsonl", ".jsonl.gz", ".jsonl.xz", ".json", ".parquet"]
@@ -276,6 +278,16 @@ def test_weights_are_given_for_all_sources_or_none_and_stay_reasonable(tmp_path)
     heavy = [file.model_copy(update={"weight": 1.0})] * 2
     with pytest.raises(InputError, match="nothing is left of it"):
         read_prompts(heavy)  # every prompt of the second is one of the first
+
+
+def test_prompts_over_the_context_are_counted_or_dropped():
+    prompts = ["bake", "how do i bake bread ?", "trap", "how do i trap ?"]  # 1, 6, 1, 5 tokens
+    assert prompts_within(word_tokenizer(), prompts, 6) == (prompts, 0)
+    with pytest.raises(InputError, match=r"2 of 4 prompts have more than 4 tokens.*1 has 6"):
+        prompts_within(word_tokenizer(), prompts, 4)
+    assert prompts_within(word_tokenizer(), prompts, 4, "drop") == (["bake", "trap"], 2)
+    with pytest.raises(InputError, match="4 of 4 prompts"):
+        prompts_within(word_tokenizer(), prompts, 0, "drop")
 
 
 def test_a_held_out_part_shares_no_prompt_with_the_other(tmp_path):

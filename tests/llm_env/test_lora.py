@@ -15,7 +15,7 @@ from llm_env.tokens import join
 
 pytest.importorskip("peft")
 
-from llm_env.lora import lora_layers, merge_for_export, with_lora, without_adapter
+from llm_env.lora import lora_layers, merge_for_export, reference_of, with_lora, without_adapter
 
 RANK = LoRAConfig(rank=4, alpha=8)
 

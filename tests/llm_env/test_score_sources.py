@@ -368,6 +368,12 @@ def test_a_tokenizer_beyond_the_vocabulary_or_without_eos_is_refused(home, tmp_p
         load_scores(reward(home, tokenizer=str(tmp_path / "big")), {}, policy, CPU)
     with pytest.raises(InputError, match="no end-of-sequence token"):
         load_scores(reward(home, tokenizer=str(tmp_path / "endless")), {}, policy, CPU)
+    padded = family_tokenizer("llama")
+    padded.add_tokens([f"<extra {i}>" for i in range(320 - len(padded))])
+    padded.add_special_tokens({"pad_token": "<pad>"})  # id 320: added, and the trunk not resized
+    padded.save_pretrained(tmp_path / "padded")
+    score, _ = load_scores(reward(home, tokenizer=str(tmp_path / "padded")), {}, policy, CPU)
+    assert score(responses()).isfinite().all()
     (tmp_path / "big/tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="cannot be loaded"):
         load_scores(reward(home, tokenizer=str(tmp_path / "big")), {}, policy, CPU)

@@ -80,7 +80,7 @@ def test_deepspeed_makes_the_run_that_one_process_makes(models, tmp_path, over):
 
 
 def test_zero_stages_without_deepspeed_are_refused(models, tmp_path):  # noqa: F811
-    with pytest.raises(InputError, match="set distributed.engine='deepspeed'"):
+    with pytest.raises(InputError, match=r"set distributed.engine='deepspeed'"):
         run.start(config(models, distributed={"zero": 2}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -88,10 +88,8 @@ def test_zero_stages_without_deepspeed_are_refused(models, tmp_path):  # noqa: F
 def test_sharded_adapters_are_refused(models, tmp_path):  # noqa: F811
     pytest.importorskip("deepspeed")
     pytest.importorskip("peft")
-    from llm_env.safe_rlhf import token_parts  # noqa: F401
-
     over = {"distributed": {"engine": "deepspeed", "zero": 3}, "policy": {"lora": {"rank": 4}}}
-    with pytest.raises((InputError, AssertionError), match="set distributed.zero to 2 or less"):
+    with pytest.raises((InputError, AssertionError), match=r"set distributed.zero to 2 or less"):
         on_ranks(started, 1, tmp_path / "ranks", config(models, **over), tmp_path / "run")
 
 

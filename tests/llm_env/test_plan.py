@@ -1,0 +1,159 @@
+"""`crl llm plan`: what it says of memory, against the tensors of real training."""
+
+import json
+
+import pytest
+import torch
+from tiny import VOCABULARY, causal_lm, word_tokenizer
+
+from constrained_rl.distributed import World
+from constrained_rl.ppo import train
+from constrained_rl.settings import merge, validate
+from llm_env.plan.advice import advise
+from llm_env.plan.ledger import Ledger
+from llm_env.plan.plan import Machine, make_plan
+from llm_env.scoring import ScoreModel
+from llm_env.training.build import build
+from llm_env.training.config import TrainConfig
+
+PROMPT, RESPONSE = 6, 12
+MB = 10**6
+
+
+@pytest.fixture(scope="module")
+def sections(tmp_path_factory):
+    """Models on disk and the sections that name them."""
+    folder = tmp_path_factory.mktemp("models")
+    model = causal_lm(scale=1.0)
+    names = ("policy", "reward", "cost")
+    model.save_pretrained(folder / "policy")
+    for name in names[1:]:
+        generator = torch.Generator().manual_seed(0)
+        ScoreModel.from_causal_lm(model, generator=generator).save_pretrained(folder / name)
+    for name in names:
+        word_tokenizer().save_pretrained(folder / name)
+    (folder / "prompts.txt").write_text("how do i bake bread ?\ntrap the fox\n")
+    quiet = {"sign_check": "off"}
+    return {
+        "policy": {"path": str(folder / "policy")},
+        "reward": {"path": str(folder / "reward"), "direction": "higher_is_better"} | quiet,
+        "costs": {
+            "harm": {"path": str(folder / "cost"), "direction": "higher_is_worse"} | quiet
+        },
+        "prompts": [{"path": str(folder / "prompts.txt")}],
+        "align": {
+            "iterations": 2, "prompts": 64, "max_new_tokens": RESPONSE,
+            "ppo": {"epochs": 1, "micro_batch": 16},
+        },
+    }  # fmt: skip
+
+
+def config_of(sections, changes=None):
+    return validate(TrainConfig, merge(sections, changes or {}), "test")
+
+
+def machine(**changes):
+    return Machine(**{"prompt": PROMPT, "available": 100 * MB} | changes)
+
+
+CRITIC_FREE = {"align": {"responses_per_prompt": 4, "ppo": {"advantage": "leave_one_out"}}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"policy": {"gradient_checkpointing": True}},
+        {"policy": {"dtype": "bfloat16"}},
+        CRITIC_FREE,
+        {"align": {"ppo": {"micro_batch": 32}}},
+    ],
+    ids=["plain", "checkpointing", "bfloat16", "critic-free", "one micro-batch"],
+)
+def test_the_planned_peak_is_within_15_percent_of_the_live_tensors_of_training(sections, changes):
+    config = config_of(sections, changes)
+    check_peak(config)
+
+
+def test_adapters_with_a_shared_critic_are_planned_as_well(sections):
+    pytest.importorskip("peft")
+    changes = {"policy": {"lora": {"rank": 4}}, "critic": {"trunk": "shared"}}
+    check_peak(config_of(sections, changes))
+
+
+def check_peak(config):
+    ledger = Ledger()
+    with ledger:
+        parts, _ = build(config, World())
+        ledger.peak = ledger.live  # what loading took for a moment is no phase
+        longest = max(metrics["episode/length"] for metrics in train(parts, 2))
+    assert longest > 0.6 * RESPONSE
+    assert make_plan(config, machine()).peak.bytes == pytest.approx(ledger.peak, rel=0.15)
+
+
+def test_what_models_hold_is_arithmetic(sections):
+    plan = make_plan(config_of(sections), machine())
+    held = {model.name: model for model in plan.models}
+    count = sum(p.numel() for p in causal_lm().parameters())
+    policy = held["policy"]
+    assert (policy.parameters, policy.trained) == (count, count)
+    # float32 weights and gradients, Adam's two moments
+    assert (policy.weights, policy.gradients, policy.optimizer) == (4 * count, 4 * count, 8 * count)
+    reference = held["reference"]
+    assert (reference.weights, reference.gradients, reference.optimizer) == (4 * count, 0, 0)
+    # the trunk lacks the output layer [22, 16] and has two heads of 16 + 1
+    assert held["critic"].parameters == count - VOCABULARY * 16 + 2 * 17
+
+
+def test_reduced_precision_keeps_float32_masters(sections):
+    plan = make_plan(config_of(sections, {"policy": {"dtype": "bfloat16"}}), machine())
+    policy = plan.models[0]
+    assert policy.weights == 2 * policy.parameters
+    assert policy.optimizer == (4 + 8) * policy.parameters
+
+
+def test_zero_divides_optimizer_then_gradients_then_weights_by_the_ranks(sections):
+    def policy(stage):
+        spread = {"distributed": {"engine": "deepspeed", "zero": stage}}
+        return make_plan(config_of(sections, spread), machine(ranks=4)).models[0]
+
+    n = policy(0).parameters
+    one, two, three = (policy(stage) for stage in (1, 2, 3))
+    assert (one.weights, one.gradients, one.optimizer) == (4 * n, 4 * n, 12 * n // 4)
+    assert (two.weights, two.gradients, two.optimizer) == (4 * n, 4 * n // 4, 12 * n // 4)
+    assert (three.weights, three.gradients, three.optimizer) == (n, n, 3 * n)
+
+
+def test_a_cache_holds_keys_and_values_of_every_layer_at_full_width(sections):
+    plan = make_plan(config_of(sections), machine())
+    generate = plan.phases[0].working
+    # keys and values · 2 layers · 64 rows · 2 heads · (6 + 12) positions · 4 wide · 4 bytes
+    assert generate.name == "generate"
+    assert generate.cache == 2 * 2 * 64 * 2 * (PROMPT + RESPONSE) * 4 * 4
+
+
+def test_changes_are_offered_that_make_it_fit(sections):
+    config = config_of(sections)
+    whole = make_plan(config, machine())
+    tight = machine(available=int(whole.peak.bytes * 0.9), margin=0.0)
+    plan = make_plan(config, tight)
+    assert plan.fits is False
+    changes = advise(config, tight, plan)
+    assert 1 <= len(changes) <= 3
+    assert all(change.plan.fits for change in changes)
+    assert changes[0].settings == {"align.ppo.micro_batch": 8}
+
+
+def test_the_command_says_whether_it_fits_by_its_exit_code(sections, tmp_path, crl):
+    from constrained_rl.settings import to_toml
+
+    file = tmp_path / "train.toml"
+    file.write_text(to_toml(config_of(sections)), encoding="utf-8")
+    code, out, _ = crl("llm", "plan", file, "--memory", "1")
+    assert code == 0
+    assert "It fits" in out
+    code, out, _ = crl("llm", "plan", file, "--memory", "0.001", "--json")
+    assert code == 2
+    found = json.loads(out)
+    assert found["fits"] is False
+    assert found["peak"] == max(phase["bytes"] for phase in found["phases"])
