@@ -15,7 +15,7 @@ def serve_scores(settings: Annotated[list[str], typer.Argument(help=SERVE_HELP)]
     """Serve score models over HTTP, for runs that name this as the url of a score."""
     from constrained_rl.logging import plain_warnings
     from constrained_rl.settings import read_layers, validate
-    from llm_env.cli import require_llm
+    from llm_env.installed import require_llm
 
     require_llm()
     from llm_env.score_service import ServeConfig, serve

@@ -141,7 +141,7 @@ def _run(request: Request, out: Path | None, as_json: bool, pairwise: bool) -> N
 
 def _prepare() -> None:
     """Say what is missing, and keep progress bars of loading out of the terminal."""
-    from llm_env.cli import require_llm
+    from llm_env.installed import require_llm
 
     require_llm()
     from transformers.utils import logging

@@ -22,7 +22,7 @@ def sft(
     out: Annotated[Path | None, typer.Option(help="folder; must be new")] = None,
 ) -> None:
     """Supervised fine-tuning of a model on disk: a resumable folder with the result in model/."""
-    from llm_env.cli import require_llm
+    from llm_env.installed import require_llm
 
     require_llm()
     from llm_env.fitting.config import SFTRunConfig
@@ -35,7 +35,7 @@ def score(
     out: Annotated[Path | None, typer.Option(help="folder; must be new")] = None,
 ) -> None:
     """Fit a reward model, a cost model, or one cost model with a score per harm category."""
-    from llm_env.cli import require_llm
+    from llm_env.installed import require_llm
 
     require_llm()
     from llm_env.fitting.config import ScoreRunConfig

@@ -40,7 +40,7 @@ def rounds(
     """
     from constrained_rl.run import default_folder
     from constrained_rl.settings import merge, read_layers, validate
-    from llm_env.cli import require_llm
+    from llm_env.installed import require_llm
     from llm_env.rounds.config import RoundsConfig, default_tree
     from llm_env.rounds.schedule import prepare
 

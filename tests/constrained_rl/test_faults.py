@@ -6,7 +6,7 @@ import pytest
 
 from constrained_rl.cli import run_cli
 from constrained_rl.faults import fault_in_given_code
-from llm_env import cli
+from llm_env.comparison import cli as comparison
 
 
 def caught(function):
@@ -24,10 +24,10 @@ def test_a_mistake_in_given_code_is_named_with_its_place():
 
 
 def test_a_mistake_below_our_own_code_is_ours_and_keeps_its_traceback(monkeypatch):
-    assert caught(lambda: cli.is_comparison(3)) is None
+    assert caught(lambda: comparison.is_comparison(3)) is None
     monkeypatch.setattr(sys, "argv", ["crl"])
     with pytest.raises(TypeError, match="unsupported operand"):
-        run_cli(lambda: cli.is_comparison(3))
+        run_cli(lambda: comparison.is_comparison(3))
 
 
 def test_a_mistake_in_a_process_is_found_in_the_traceback_that_it_sent():

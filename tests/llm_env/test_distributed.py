@@ -57,6 +57,7 @@ def test_what_is_sampled_does_not_depend_on_how_many_rows_are_decoded_together(m
         assert_close(one.reward, other.reward)
 
 
+@pytest.mark.slow
 def test_three_ranks_of_which_one_has_fewer_rows(alone, tmp_path):
     found = on_ranks(trained, 3, tmp_path, ["ddp"], [{"ppo": {"micro_batch": 1}}])
     agree(found[2][0], alone)

@@ -13,7 +13,7 @@ import pytest
 
 from constrained_rl.config import ConstraintConfig, EMAConfig, GradientConfig
 from constrained_rl.settings import read_toml, to_toml
-from llm_env import cli
+from llm_env.comparison import cli
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.methods import methods
 from llm_env.comparison.schedule import load_config, tasks
@@ -305,7 +305,7 @@ def test_several_limits_are_refused_before_a_folder_exists(crl, tmp_path):
 
 def test_a_config_file_and_overrides_go_together(crl, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(cli, "finish_comparison", lambda folder: seen.append(load_config(folder)))
+    monkeypatch.setattr(cli, "finish", lambda folder: seen.append(load_config(folder)))
     (tmp_path / "my.toml").write_text('seed = 3\ndevice = "cpu"\n[align]\nlimit = 0.1\n')
     arguments = (tmp_path / "my.toml", "align.limit=0.2", "--quick", "--out", tmp_path / "new")
     code, out, _ = crl("llm", "compare", *arguments)
@@ -317,7 +317,7 @@ def test_a_config_file_and_overrides_go_together(crl, tmp_path, monkeypatch):
 
 def test_a_section_given_in_part_keeps_the_recommended_rest(crl, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(cli, "finish_comparison", lambda folder: seen.append(load_config(folder)))
+    monkeypatch.setattr(cli, "finish", lambda folder: seen.append(load_config(folder)))
     settings = [
         "score.batch_size=8",
         "align.multiplier.kp=7",
@@ -335,7 +335,7 @@ def test_a_section_given_in_part_keeps_the_recommended_rest(crl, tmp_path, monke
 
 def test_another_kind_of_controller_starts_from_its_own_defaults(crl, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(cli, "finish_comparison", lambda folder: seen.append(load_config(folder)))
+    monkeypatch.setattr(cli, "finish", lambda folder: seen.append(load_config(folder)))
     settings = ["align.multiplier.kind=gradient", "align.multiplier.learning_rate=0.5"]
     assert crl("llm", "compare", "--out", tmp_path / "new", *settings)[0] == 0
     assert seen[0].align.multiplier == GradientConfig(learning_rate=0.5)

@@ -231,7 +231,7 @@ def refused_before_generating(match, monkeypatch, **changes):
     def unexpected(*_, **__):
         raise AssertionError("generated")
 
-    monkeypatch.setattr("llm_env.collectors.generate", unexpected)
+    monkeypatch.setattr("llm_env.divided_generation.generate", unexpected)
     with pytest.raises(InputError, match=match):
         collector(**changes)
 

@@ -66,6 +66,7 @@ def test_adapters_are_trained_on_two_ranks(models, tmp_path):  # noqa: F811
     assert all("lora" in name for name in saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "over",
     [

@@ -19,10 +19,10 @@ from constrained_rl.errors import InputError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    deepspeed = pytest.importorskip("deepspeed")
-    import deepspeed.runtime.zero.stage3  # here once, instead of in every rank
+    # here once, instead of in every rank
+    pytest.importorskip("deepspeed.runtime.zero.stage3")
 
-from llm_env.deepspeed_engine import DeepSpeedEngine, ZeRO, deepspeed_engines  # noqa: E402
+from llm_env.deepspeed_engine import DeepSpeedEngine, ZeRO, deepspeed_engines
 
 OFFLOAD = {"offload_optimizer": True}
 
@@ -33,14 +33,22 @@ def alone():
 
 
 def test_stages_0_2_and_3_on_two_ranks_take_the_steps_of_one_process(alone, tmp_path):
-    kinds = [0, 2, 3, 2, 3, (3, OFFLOAD)]
-    settings = [{}] * 3 + [{"ppo": {"micro_batch": 1}}] * 3
-    found = on_ranks(trained, 2, tmp_path, kinds, settings)
+    check(alone, tmp_path, [0, 2, 3], {})
+
+
+@pytest.mark.slow
+def test_micro_batches_and_offload_change_nothing(alone, tmp_path):
+    check(alone, tmp_path, [0, 1, 2, 3, (2, OFFLOAD), (3, OFFLOAD)], {"ppo": {"micro_batch": 1}})
+
+
+def check(alone, folder, kinds, settings):
+    found = on_ranks(trained, 2, folder, kinds, [settings] * len(kinds))
     assert found[0] == found[1]
     for rows in found[0]:
         agree(rows, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [0, 2, (3, OFFLOAD)])
 def test_a_job_resumed_on_two_ranks_ends_in_the_same_bits(kind, tmp_path):
     for name, stops in {"whole": [4], "cut": [2, 4]}.items():
@@ -55,6 +63,7 @@ def test_a_job_resumed_on_two_ranks_ends_in_the_same_bits(kind, tmp_path):
         assert torch.equal(lam, same_lam)
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_with_other_ranks_stages_and_engines(tmp_path):
     for name in ("whole", "moved"):
         (tmp_path / name).mkdir()
@@ -64,10 +73,6 @@ def test_a_job_goes_on_with_other_ranks_stages_and_engines(tmp_path):
         found = on_ranks(driven, size, job, kind, tmp_path / "moved", stop, {})
     for a, b in zip(found[0][0], whole, strict=True):
         assert_close(a, b, atol=1e-4, rtol=1e-4)
-
-
-def reduced(model):
-    return model.to(torch.bfloat16)
 
 
 def test_reduced_precision_at_stage_0_is_refused():
