@@ -8,6 +8,8 @@ adversarial ones are those where round 1's model has the highest cost by the uni
 a team without gold would choose them; their responses are drawn afresh, several per prompt, and
 judged by gold. A seed reaches the target when round 3's share of unsafe responses to them is below
 round 1's and its gold helpfulness there is not lower; intervals are paired bootstraps over prompts.
+Prompts chosen against round 1 show it at its worst, so the table of all held-out prompts, chosen
+against nobody, stands beside.
 Prints a table and writes results/rounds.json. An interrupted seed's folder under --work continues.
 """
 

@@ -200,8 +200,10 @@ def joined(world: World) -> Iterator[World]:
             f"(distributed.timeout). Every checkpoint that was written is intact: resume the run "
             f"with the same command line. [{_first_line(error)}]"
         ) from error
+    finally:
+        if dist.is_initialized():
+            _never_destruct_groups()
     if dist.is_initialized():
-        _never_destruct_groups()
         dist.destroy_process_group()
 
 

@@ -29,6 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from constrained_rl.checkpoint import write_text
+from constrained_rl.distributed import speaks
 from constrained_rl.errors import Notice
 
 
@@ -77,13 +78,14 @@ def keep_iterations(path: Path, last: int) -> None:
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Print a `Notice` as one line, without a place in our sources."""
+    """Print a `Notice` as one line without a place in our sources; of several ranks, once."""
     with warnings.catch_warnings():
         usual = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:  # noqa: ANN401
             if issubclass(category, Notice):
-                print(f"warning: {message}", file=sys.stderr)
+                if speaks():
+                    print(f"warning: {message}", file=sys.stderr)
             else:
                 usual(message, category, *place)
 

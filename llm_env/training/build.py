@@ -6,6 +6,8 @@ What is cheap to check comes first: data, tokenizer, score models; then the mode
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,13 +15,14 @@ import torch
 
 from constrained_rl.distributed import World
 from constrained_rl.engines import Engines
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, Notice
 from constrained_rl.ppo import Parts, stream_names
 from llm_env.config import AlignConfig
-from llm_env.data_sources import read_demonstrations, read_prompts
+from llm_env.data_sources import DataSource, read_demonstrations, read_prompts
 from llm_env.lora import reference_of, with_lora
-from llm_env.models import load_causal_lm, load_tokenizer
-from llm_env.policy import CausalLMPolicy
+from llm_env.models import load_causal_lm, load_tokenizer, read_config
+from llm_env.policy import CausalLMPolicy, prompt_room
+from llm_env.prompt_lengths import prompts_within
 from llm_env.prompts import Prompt
 from llm_env.recompute import recompute_activations
 from llm_env.safe_rlhf import Models, Task, frozen_reference, token_parts
@@ -30,13 +33,13 @@ from llm_env.training.config import DistributedConfig, TrainConfig
 from llm_env.training.evaluation import HeldOut
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def build_task(config: TrainConfig, device: torch.device) -> Task:
     """Prompts, scores and demonstrations."""
     tokenizer = load_tokenizer(config.policy)
-    prompts = read_prompts(config.prompts)
+    prompts = fitting_prompts(config, config.prompts, tokenizer)
     demonstrations = read_demonstrations(config.demonstrations) if config.demonstrations else ()
     reward, costs = load_scores(config.reward, config.costs, tokenizer, device)
     return Task(tokenizer, prompts, reward, costs, demonstrations)
@@ -117,7 +120,7 @@ def build(config: TrainConfig, world: World) -> tuple[Parts, HeldOut | None]:
     torch.set_num_threads(config.threads)
     device, engines = world.device, choose_engines(config.distributed, world)
     task = build_task(config, device)
-    held_out = read_held_out(config)
+    held_out = read_held_out(config, task.tokenizer)
     align = resolve(config)
     constraints = task.constraints(align)
     models = build_models(config, len(stream_names(constraints, align.ppo)), device)
@@ -134,8 +137,23 @@ def build(config: TrainConfig, world: World) -> tuple[Parts, HeldOut | None]:
     return parts, evaluation
 
 
-def read_held_out(config: TrainConfig) -> list[Prompt]:
+def read_held_out(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
     """The prompts of evaluations; none where none are asked for."""
     if not config.evaluation.prompts or config.evaluation.every == 0:
         return []
-    return read_prompts(config.evaluation.prompts)[: config.evaluation.count]
+    return fitting_prompts(config, config.evaluation.prompts, tokenizer)[: config.evaluation.count]
+
+
+def fitting_prompts(
+    config: TrainConfig, sources: Sequence[DataSource], tokenizer: PreTrainedTokenizerBase
+) -> list[Prompt]:
+    """Distinct prompts that leave room for a response in the policy's context."""
+    room = prompt_room(read_config(config.policy), config.align.max_new_tokens)
+    kept, dropped = prompts_within(tokenizer, read_prompts(sources), room, config.over_length)
+    if dropped:
+        names = ", ".join(source.path for source in sources)
+        warnings.warn(
+            f"{dropped} prompts of {names} have more than {room} tokens and are left out", Notice,
+            stacklevel=2,
+        )  # fmt: skip
+    return kept

@@ -20,6 +20,7 @@ from llm_env.config import AlignConfig
 from llm_env.data_sources import DataSource
 from llm_env.models import LoRAConfig, ModelSource
 from llm_env.score_sources import CostSource, ScoreSource
+from llm_env.token_store import OverLength
 
 
 class CriticConfig(Section):
@@ -73,6 +74,8 @@ class TrainConfig(Section):
     """what is bounded, by name"""
     prompts: tuple[DataSource, ...] = Field(min_length=1)
     """what the policy is trained on"""
+    over_length: OverLength = "error"
+    """prompts that leave no room for a response in the context: an error, or "drop" them"""
     demonstrations: tuple[DataSource, ...] = ()
     """of the PTX term (align.ptx_coefficient)"""
     critic: CriticConfig = CriticConfig()

@@ -141,7 +141,12 @@ def test_changes_are_offered_that_make_it_fit(sections):
     changes = advise(config, tight, plan)
     assert 1 <= len(changes) <= 3
     assert all(change.plan.fits for change in changes)
-    assert changes[0].settings == {"align.ppo.micro_batch": 8}
+    # 64 rows scored together do not fit either
+    assert changes[0].settings == {
+        "reward.batch_size": 32,
+        "costs.harm.batch_size": 32,
+        "align.ppo.micro_batch": 8,
+    }
 
 
 def test_the_command_says_whether_it_fits_by_its_exit_code(sections, tmp_path, crl):

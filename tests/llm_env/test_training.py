@@ -8,7 +8,7 @@ from families import save_family
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from constrained_rl.checkpoint import checkpoints, load_state
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, Notice
 from constrained_rl.logging import read_metrics
 from constrained_rl.settings import merge, validate
 from constrained_rl.stopping import Stopped
@@ -218,6 +218,17 @@ def test_a_report_is_one_file(finished):
 def test_a_config_that_cannot_work_is_refused(models, over, said):
     with pytest.raises(InputError, match=said):
         config_of(models, **over)
+
+
+def test_prompts_beyond_the_context_are_counted_or_left_out(models, tmp_path):
+    long = tmp_path / "long.txt"
+    long.write_text("hello\n" + "word " * 400 + "\n")
+    prompts = [{"path": str(long)}]
+    with pytest.raises(InputError, match=r"1 of 2 prompts have more than 507 tokens"):
+        run.start(config_of(models, prompts=prompts), tmp_path / "refused")
+    shorter = config_of(models, prompts=prompts, over_length="drop", align={"iterations": 1})
+    with pytest.warns(Notice, match="1 prompts of .*long.txt have more than 507 tokens"):
+        run.start(shorter, tmp_path / "kept")
 
 
 def test_a_folder_that_is_missing_leaves_no_run_behind(models, tmp_path):

@@ -1,10 +1,11 @@
 """Tiny random models with a vocabulary of 22 words, in memory: for tests of token arithmetic."""
 
 import torch
-from families import FAMILIES as MODELS
-from families import family_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from tests.llm_env.families import FAMILIES as MODELS
+from tests.llm_env.families import family_model
 
 SENTENCE = "how do i trap bake bread cat wolf a the fox . ? sorry no yes use fire"
 WORDS = tuple(SENTENCE.split())
