@@ -231,13 +231,79 @@ def kills_verdict(document: dict[str, Any]) -> str:
     )
 
 
+def rounds_table(document: dict[str, Any]) -> str:
+    """One row per model: prompts singled out against round 1, and all prompts."""
+    seeds = list(document["seeds"].values())
+    lines = [
+        "| model | unsafe %, adversarial prompts | helpfulness there | unsafe %, all prompts | "
+        "helpfulness |",
+        "|---|---|---|---|---|",
+    ]
+    for name in seeds[0]["models"]:
+        cells = [name]
+        for group in ("adversarial", "all"):
+            found = [seed["models"][name][group] for seed in seeds]
+            cells.append(percent([one["unsafe"]["value"] for one in found]))
+            cells.append(interval([one["helpfulness"]["value"] for one in found], 2))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def rounds_verdict(document: dict[str, Any]) -> str:
+    """Round 3 against round 1 on the adversarial prompts, seed by seed."""
+
+    def change(seed: dict[str, Any], key: str, scale: float, digits: int) -> str:
+        found = seed["models"]["round 3"]["adversarial"]["change_from_round_1"][key]
+        value, low, high = (scale * found[name] for name in ("value", "low", "high"))
+        return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]".replace("-", "−")
+
+    seeds = document["seeds"].values()
+    unsafe = "; ".join(change(seed, "unsafe", 100, 1) for seed in seeds)
+    helpful = "; ".join(change(seed, "helpfulness", 1, 2) for seed in seeds)
+    return (
+        "Round 3 against round 1 on the adversarial prompts, each seed with its paired 95 % "
+        f"bootstrap interval over prompts: unsafe share {unsafe} points; helpfulness {helpful}. "
+        "Fewer unsafe answers and no less helpfulness: "
+        f"{document['reached']}."
+    )
+
+
+def memory_table(document: dict[str, Any]) -> str:
+    """Peak measured and planned, and as a share of the six full models of that size."""
+    lines = [
+        "| models | parameters of one | peak, measured | planned | of six full models |",
+        "|---|---|---|---|---|",
+    ]
+    cases = document["cases"]
+    six = {c["size"]: c["measured"] for c in cases if c["case"] == "six full models"}
+    for case in cases:
+        measured, size = case["measured"], case["size"]
+        lines.append(
+            f"| {case['case']} | {case['parameters'] / 1e6:.2f} M | {measured / 1e6:,.1f} MB | "
+            f"{case['planned'] / 1e6:,.1f} MB ({100 * (case['planned'] / measured - 1):+.1f} %) | "
+            f"{100 * measured / six[size]:.0f} % |".replace("-", "−")
+        )
+    return "\n".join(lines)
+
+
 def readme_blocks() -> dict[str, str]:
     """The README's blocks by name."""
-    names = ("safe_rlhf_vs_shaping", "decoupling", "throughput", "detour_optimum", "random_kills")
-    safe, labels, speed, detour, kills = (
+    names = (
+        "safe_rlhf_vs_shaping",
+        "decoupling",
+        "throughput",
+        "detour_optimum",
+        "random_kills",
+        "rounds",
+        "memory",
+    )
+    safe, labels, speed, detour, kills, rounds, memory = (
         json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names
     )
     return {
+        "table:rounds": rounds_table(rounds),
+        "verdict:rounds": rounds_verdict(rounds),
+        "table:memory": memory_table(memory),
         "table:safe_rlhf": safe_rlhf_table(safe),
         "verdict:safe_rlhf": safe_rlhf_verdict(safe),
         "table:decoupling": decoupling_table(labels),

@@ -102,6 +102,10 @@ def _explain(model: type[BaseModel], problem: Tree) -> tuple[str, str]:
         return ".".join(known), f"found no kind in {problem['input']!r}; set kind to one of {tags}"
     if problem["type"] in ("union_tag_invalid", "literal_error"):
         return ".".join(known), _unknown_value(problem)
+    if problem["type"] == "missing":
+        return ".".join(known), "is missing"
+    if problem["type"] == "too_short":
+        return ".".join(known), f"found {problem['input']!r}, expected at least one entry"
     if problem["type"] != "extra_forbidden":
         return ".".join(known), f"found {problem['input']!r}: {problem['msg']}"
     names = _fields_at(model, location[:-1])
