@@ -78,6 +78,11 @@ def read_curves(folders: Sequence[Path]) -> list[Curves]:
         rows = read_metrics(folder / "metrics.jsonl")
         if not rows:
             raise InputError(f"{folder}: no iteration has finished yet, there is nothing to plot")
+        if "iteration" not in rows[0]:
+            raise InputError(
+                f"{folder}: its metrics.jsonl has no iterations of reinforcement learning "
+                f"({', '.join(rows[0])}); give runs of `crl train` or `crl llm train`"
+            )
         config = _settings(folder)
         key = json.dumps(config, sort_keys=True)
         configs[key] = config

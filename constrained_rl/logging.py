@@ -78,13 +78,18 @@ def keep_iterations(path: Path, last: int) -> None:
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Print a `Notice` as one line without a place in our sources; of several ranks, once."""
+    """Print a `Notice` as one line without a place in our sources; of several ranks, once.
+
+    The same text again, from a model that is loaded a second time say, is not repeated.
+    """
     with warnings.catch_warnings():
         usual = warnings.showwarning
+        said: set[str] = set()
 
         def show(message: Warning | str, category: type[Warning], *place: Any) -> None:  # noqa: ANN401
             if issubclass(category, Notice):
-                if speaks():
+                if speaks() and str(message) not in said:
+                    said.add(str(message))
                     print(f"warning: {message}", file=sys.stderr)
             else:
                 usual(message, category, *place)

@@ -160,7 +160,10 @@ def read_category_pairs(
         def convert(row: Row) -> CategoryPair:
             if not isinstance(row, PreferenceRow):
                 raise _unfit(found, "harm categories are fields of PKU-SafeRLHF's rows alone")
-            return category_pair(row, categories)
+            try:
+                return category_pair(row, categories)
+            except InputError as error:
+                raise InputError(f"{found.source.path}: {error}") from error
 
         return convert
 

@@ -19,7 +19,7 @@ from llm_env.generation import generate
 from llm_env.policy import forward_parameters, position_argument, response_logp
 from llm_env.prompts import PromptFormat, set_prompt_format
 from llm_env.recompute import recompute_activations
-from llm_env.score_files import damaged, load_whole, quiet_transformers, read_json
+from llm_env.score_files import damaged, load_whole, quiet_transformers, read_json, tensor_places
 from llm_env.tokens import check_tokenizer, join, position_ids
 
 if TYPE_CHECKING:
@@ -109,9 +109,32 @@ def load_causal_lm(source: ModelSource, device: torch.device) -> PreTrainedModel
     return model
 
 
+def check_weights(source: ModelSource) -> None:
+    """`InputError` unless a language model's weights are all there; only file headers are read.
+
+    For what is loaded late: hours of other work may come before it.
+    """
+    read_config(source)
+    folder = Path(source.path)
+    names = tensor_places(folder)
+    if not names:
+        raise InputError(
+            f"{folder} has no weights: expected model.safetensors, or shards with their index; "
+            "copy or download it again"
+        )
+    heads = [name for name in names if name.startswith(("score_head.", "score."))]
+    if heads or (folder / "score_head.safetensors").is_file():
+        raise InputError(
+            f"{folder} holds a score model, which cannot write; give the language model that "
+            "answers, and score models as a reward or cost"
+        )
+
+
 def read_config(source: ModelSource) -> PreTrainedConfig:
     """The model's config.json, without its weights; `InputError` unless it is a decoder's."""
+    import transformers
     from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     folder = Path(source.path)
@@ -123,6 +146,12 @@ def read_config(source: ModelSource) -> PreTrainedConfig:
             hint = "it is an adapter; merge it into its model and save that"
         raise InputError(f"{folder} is no model: config.json is missing; {hint}")
     kind = read_json(folder / "config.json").get("model_type")
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise InputError(
+            f"{folder}/config.json has model_type {kind!r}, which transformers "
+            f"{transformers.__version__} does not know; restore the file, or install a version "
+            "that does: pip install --upgrade transformers"
+        )
     try:
         with quiet_transformers():
             config: PreTrainedConfig = AutoConfig.from_pretrained(

@@ -95,7 +95,8 @@ class Tally:
 
 def no_rows(path: str | Path) -> str:
     """What is said of an empty file."""
-    return f"{path}:1: the file holds no rows; expected one JSON object per line"
+    row = "prompt" if str(path).endswith(".txt") else "JSON object"
+    return f"{path}:1: the file holds no rows; expected one {row} per line"
 
 
 class Quarantine:

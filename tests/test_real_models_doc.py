@@ -5,11 +5,16 @@ import json
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from constrained_rl.settings import read_toml, validate
 from llm_env import cli
+from llm_env.fitting.config import ScoreRunConfig
+from llm_env.rounds.config import RoundsConfig
+from llm_env.training.config import TrainConfig
 
 DOC = Path(__file__).parents[1] / "docs" / "real_models.md"
 SMALL = {
@@ -84,3 +89,22 @@ def test_the_pipeline_runs_as_it_is_written(home, monkeypatch, capsys):
         run([*words, *SMALL.get(name, [])], monkeypatch, capsys)
     assert (home / "runs" / "aligned" / "policy" / "README.md").is_file()
     assert (home / "runs" / "arena" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("one_gpu_lora", TrainConfig),
+        ("beaver_7b_zero3", TrainConfig),
+        ("rounds_own_model", RoundsConfig),
+    ],
+)
+def test_the_example_configs_are_valid(name, config):
+    file = DOC.parent / "examples" / f"{name}.toml"
+    validate(config, read_toml(file), str(file))
+
+
+def test_the_category_config_is_valid():
+    blocks = re.findall(r"```toml\n(.*?)```", DOC.read_text(encoding="utf-8"), re.S)
+    config = validate(ScoreRunConfig, tomllib.loads(blocks[2]), "docs")
+    assert list(config.categories) == ["violence", "privacy"]

@@ -20,7 +20,7 @@ from constrained_rl.errors import InputError
 from llm_env.arena.cache import Row, digest, folder_state, keep_rows
 from llm_env.arena.questions import Question, Reader
 from llm_env.generation import generate
-from llm_env.models import ModelSource, load_causal_lm, load_tokenizer, read_config
+from llm_env.models import ModelSource, check_weights, load_causal_lm, load_tokenizer, read_config
 from llm_env.policy import prompt_room, response_logp
 from llm_env.tokens import TokenRows, decode_responses, encode_prompts, join, pad
 
@@ -82,12 +82,8 @@ class Answering:
 
 def open_model(name: str, source: ModelSource, device: torch.device) -> Answering:
     """A model's tokenizer and folder, checked before anything expensive starts."""
-    if not (Path(source.path) / "config.json").is_file():
-        raise InputError(
-            f"{source.path} is no language model: config.json is missing; give a folder that "
-            "model.save_pretrained wrote"
-        )
     try:
+        check_weights(source)
         tokenizer = load_tokenizer(source)
     except InputError as error:
         raise InputError(f"model {name} ({source.path}): {error}") from error

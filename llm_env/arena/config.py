@@ -144,11 +144,17 @@ def read_request(request: Request) -> ArenaConfig:
         tree = merge(tree, {"annotator": {"url": request.judge}})
     if reference is not None:
         tree["reference"] = _model_called(reference, tree["models"])
+    if set(tree) <= set(ArenaConfig.model_fields):  # else it is no file of this command
+        _require_inputs(tree)
+    return validate(ArenaConfig, tree, source)
+
+
+def _require_inputs(tree: Tree) -> None:
+    """Say which option is missing."""
     if not tree.get("prompts"):
         raise InputError("no prompts were given; give --prompts FILE, or prompts in a config file")
     if not tree["models"]:
         raise InputError("no model was given; give folders that `save_pretrained` wrote")
-    return validate(ArenaConfig, tree, source)
 
 
 def read_scores(

@@ -17,6 +17,7 @@ import torch
 
 from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
+from constrained_rl.errors import InputError
 from constrained_rl.provenance import write_provenance
 from constrained_rl.run import refuse_used
 from constrained_rl.settings import read_toml, require_run, to_toml, validate
@@ -53,6 +54,8 @@ def resume(folder: Path) -> bool:
     tree = read_toml(path)
     if (folder / "model").is_dir():
         return False
+    if tree.get("task") not in CONFIGS:
+        raise InputError(f"{path}: task is {tree.get('task')!r}, expected sft or score; restore it")
     config = validate(CONFIGS[tree["task"]], tree, str(path))
     finish(prepare(config), config, folder)
     return True

@@ -36,6 +36,10 @@ def plan_command(config: TrainConfig, asked: Asked, to_json: bool) -> bool:
     """Print the plan; True unless it is known not to fit."""
     if not 0 <= asked.margin < 1:
         raise InputError(f"--margin is {asked.margin:g}, expected a share of the memory, 0 … 1")
+    if asked.memory is not None and asked.memory <= 0:
+        raise InputError(f"--memory is {asked.memory:g} GiB, expected more than 0")
+    if asked.prompt_tokens is not None:
+        require_room(config, asked.prompt_tokens)
     machine = Machine(
         ranks=asked.ranks or int(os.environ.get("WORLD_SIZE", "1")),
         prompt=asked.prompt_tokens or longest_prompt(config),
@@ -54,6 +58,16 @@ def plan_command(config: TrainConfig, asked: Asked, to_json: bool) -> bool:
     else:
         print_plan(plan, changes, Console())
     return plan.fits is not False
+
+
+def require_room(config: TrainConfig, tokens: int) -> None:
+    """`InputError` where a prompt of so many tokens leaves no room for a response."""
+    room = prompt_room(read_config(config.policy), config.align.max_new_tokens)
+    if tokens > room:
+        raise InputError(
+            f"--prompt-tokens is {tokens}, but the policy's context leaves room for {room} beside "
+            f"align.max_new_tokens = {config.align.max_new_tokens}; lower one of them"
+        )
 
 
 def longest_prompt(config: TrainConfig) -> int:

@@ -30,6 +30,8 @@ from llm_env.scoring import ScoreModel, score_texts
 Item = TypeVar("Item")
 Respond: TypeAlias = Callable[[Sequence[Prompt]], list[str]]
 """Sampled responses of the current model, one per prompt."""
+ROUND = "{round}"
+"""stands for the round's number in a path"""
 
 
 @dataclass(frozen=True, order=True)
@@ -138,7 +140,7 @@ def load_function(name: str) -> Callable[..., Any]:
 
 
 def _of_round(source: DataSource, number: int) -> DataSource:
-    return source.model_copy(update={"path": source.path.replace("{round}", str(number))})
+    return source.model_copy(update={"path": source.path.replace(ROUND, str(number))})
 
 
 def mixture(

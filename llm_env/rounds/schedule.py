@@ -21,10 +21,19 @@ from constrained_rl.provenance import write_provenance
 from constrained_rl.run import refuse_used
 from constrained_rl.settings import read_toml, to_toml, validate
 from llm_env.comparison.progress import StageProgress
+from llm_env.data_sources import read_prompts
+from llm_env.models import read_config
+from llm_env.policy import prompt_room
+from llm_env.prompt_lengths import prompts_within
 from llm_env.rounds import evaluation, stages
 from llm_env.rounds.cli import MARK
-from llm_env.rounds.config import RoundsConfig
-from llm_env.rounds.red_team import load_function
+from llm_env.rounds.config import (
+    AdversarialRedTeam,
+    FileRedTeam,
+    GeneratorRedTeam,
+    RoundsConfig,
+)
+from llm_env.rounds.red_team import ROUND, load_function
 from llm_env.rounds.space import Space
 
 
@@ -98,10 +107,19 @@ def check(space: Space) -> None:
     """Read everything that the config names, before anything expensive begins."""
     config = space.config
     choose_device(config.device)
-    if config.red_team.kind == "generator":
-        load_function(config.red_team.function)
-    if not space.embedded:
-        space.tokenizer, space.evaluation_prompts  # noqa: B018
+    match config.red_team:
+        case GeneratorRedTeam():
+            load_function(config.red_team.function)
+        case FileRedTeam(sources=sources):  # those of each round may be written meanwhile
+            read_prompts([source for source in sources if ROUND not in source.path])
+        case AdversarialRedTeam(candidates=candidates):
+            read_prompts(candidates)
+    if config.policy is not None:
+        prompts = [*space.prompts, *space.evaluation_prompts]
+        room = prompt_room(read_config(config.policy), config.align.max_new_tokens)
+        prompts_within(space.tokenizer, prompts, room)
+        if config.demonstrations:
+            space.demonstrations  # noqa: B018
         space.model(0)
 
 

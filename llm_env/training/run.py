@@ -89,7 +89,8 @@ class Run:
                 RichLogger(iterations, title, limits),
             ]
         drive(parts, iterations, folder, config.checkpoint, config.seed, loggers, self._evaluator())
-        metrics = read_metrics(folder / "metrics.jsonl")[-1]
+        rows = read_metrics(folder / "metrics.jsonl")
+        metrics = rows[-1] if rows else {}  # the file may be lost; the weights are what counts
         self._world.on_first(partial(self._export, "policy", metrics))
 
     def _evaluator(self) -> Evaluator | None:
