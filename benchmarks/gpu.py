@@ -28,10 +28,11 @@ from rich.console import Console
 from rich.table import Table
 
 from constrained_rl.checkpoint import write_text
-from constrained_rl.ppo import Parts, annotate, mix, ppo_update, stream_names
+from constrained_rl.ppo import Parts, annotate, mix, ppo_update
 from constrained_rl.provenance import provenance
 from constrained_rl.rollout import Rollout
 from constrained_rl.settings import merge, validate
+from constrained_rl.streams import stream_names
 from llm_env.collectors import Responses
 from llm_env.safe_rlhf import Task, token_parts
 from llm_env.tokens import TokenRows

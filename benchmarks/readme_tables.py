@@ -16,7 +16,7 @@ from typing import Any
 from constrained_rl.config import RunConfig
 from constrained_rl.describe import to_markdown
 from constrained_rl.statistics import mean_interval
-from llm_env.comparison.config import CompareConfig
+from llm_env.schemas import Command, config_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -319,10 +319,10 @@ def readme_blocks() -> dict[str, str]:
 
 def configuration_blocks() -> dict[str, str]:
     """The tables of docs/configuration.md."""
-    return {
-        "table:run": to_markdown(RunConfig).rstrip(),
-        "table:compare": to_markdown(CompareConfig).rstrip(),
-    }
+    blocks = {"table:run": to_markdown(RunConfig).rstrip()}
+    for command in ("compare", "sft", "score", "train", "rounds", "evaluate", "serve-scores"):
+        blocks[f"table:{command}"] = to_markdown(config_of(Command(command))).rstrip()
+    return blocks
 
 
 def filled(text: str, blocks: dict[str, str]) -> str:

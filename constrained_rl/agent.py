@@ -34,11 +34,12 @@ from constrained_rl.environments import (
 from constrained_rl.errors import InputError
 from constrained_rl.evaluation import Evaluation, evaluate
 from constrained_rl.networks import MLPPolicy, StackedCritic
-from constrained_rl.ppo import stream_names, train
+from constrained_rl.ppo import train
 from constrained_rl.presets import defaults
 from constrained_rl.processes import close_envs
 from constrained_rl.protocols import Metrics
 from constrained_rl.settings import merge, read_run_config, validate
+from constrained_rl.streams import stream_names
 
 EVALUATION_SEED = 1_000_003
 

@@ -26,8 +26,9 @@ from constrained_rl.engines import Engine, Engines, Optimization
 from constrained_rl.errors import InputError
 from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
 from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier
-from constrained_rl.ppo import Parts, stream_names
+from constrained_rl.ppo import Parts
 from constrained_rl.protocols import Collector, Critic, Policy
+from constrained_rl.streams import stream_names
 from constrained_rl.value_norm import ValueNorm
 
 

@@ -243,9 +243,15 @@ def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
 
 def resume_by(continue_run: Callable[[Path], bool], folder: Path) -> None:
     """Continue the work in `folder` by a function that tells whether there was any left."""
+    from constrained_rl.distributed import speaks
+
     with resumable(folder):
         continued = continue_run(folder)
-    print(f"finished: {folder}" if continued else f"{folder} is finished already; nothing to do")
+    if speaks():
+        done = (
+            f"finished: {folder}" if continued else f"{folder} is finished already; nothing to do"
+        )
+        print(done)
 
 
 @app.command()

@@ -16,6 +16,8 @@ from pydantic import BaseModel
 
 Tree = Mapping[str, Any]
 
+NAME = "NAME"
+"""stands for a name of the user's in a path"""
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
@@ -24,7 +26,7 @@ class Setting:
     """One key of a config."""
 
     path: str
-    """as in `path=value`"""
+    """as in `path=value`; `costs.NAME.path` in a table of sections, `data[].path` in a list"""
     when: str
     """the kind of its section that has it, such as `multiplier.kind = "pid"`; else empty"""
     type: str
@@ -45,13 +47,27 @@ def settings_of(model: type[BaseModel]) -> list[Setting]:
 
 
 def completions(model: type[BaseModel], incomplete: str) -> list[str]:
-    """Continuations of `key.path=value`: keys with `=`, then the values of a closed set."""
+    """Continuations of `key.path=value`: keys with `=`, then the values of a closed set.
+
+    Keys of a section with a name are offered once it has been typed; items of a list are not.
+    """
     path, separator, _ = incomplete.partition("=")
+    found = [(_named(s.path, path), s) for s in settings_of(model) if "[]" not in s.path]
     if not separator:
-        keys = (f"{s.path}=" for s in settings_of(model))
+        keys = (f"{key}=" for key, _ in found if NAME not in key.split("."))
         return sorted({key for key in keys if key.startswith(incomplete)})
-    values = (f"{path}={v}" for s in settings_of(model) if s.path == path for v in s.values)
+    values = (f"{path}={v}" for key, s in found if key == path for v in s.values)
     return [text for text in values if text.startswith(incomplete)]
+
+
+def _named(pattern: str, typed: str) -> str:
+    """A key whose NAME is what was typed in its place."""
+    words = typed.split(".")
+    parts = pattern.split(".")
+    return ".".join(
+        words[i] if part == NAME and words[i:] and words[i] else part
+        for i, part in enumerate(parts)
+    )
 
 
 def _walk(section: Tree, defs: Tree, prefix: str, when: str, default: Tree) -> Iterator[Setting]:
@@ -61,7 +77,10 @@ def _walk(section: Tree, defs: Tree, prefix: str, when: str, default: Tree) -> I
         sections = _sections(field, defs)
         kinds = _tags(field, defs) if len(sections) > 1 else []
         if not sections:
-            yield _setting(path, when, field, defs, value)
+            unset = "required" if name in section.get("required", ()) else "—"
+            yield _setting(path, when, field, defs, value, unset)
+            for below, part in _repeated(field, defs):
+                yield from _walk(part, defs, f"{path}{below}.", when, {})
         elif kinds:
             tag = {"enum": kinds, "description": field.get("description", "")}
             chosen = value.get("kind") if isinstance(value, Mapping) else None
@@ -84,14 +103,26 @@ def _sections(field: Tree, defs: Tree) -> list[Tree]:
     return [part for part in parts if "properties" in part]
 
 
+def _repeated(field: Tree, defs: Tree) -> Iterator[tuple[str, Tree]]:
+    """Sections of which a field holds any number, and how a path names one of them."""
+    for part in _alternatives(field):
+        for key, below in (("items", "[]"), ("additionalProperties", f".{NAME}")):
+            inner = part.get(key)
+            found = _resolve(inner, defs) if isinstance(inner, Mapping) else {}
+            if "properties" in found:
+                yield below, found
+
+
 def _tags(field: Tree, defs: Tree) -> list[str]:
     """The kinds that a section chooses between; none where there is no choice."""
     kinds = [part["properties"].get("kind", {}).get("const") for part in _sections(field, defs)]
     return [str(kind) for kind in kinds if kind is not None]
 
 
-def _setting(path: str, when: str, field: Tree, defs: Tree, value: object) -> Setting:
-    default = "—" if value is None else json.dumps(value, ensure_ascii=False)
+def _setting(
+    path: str, when: str, field: Tree, defs: Tree, value: object, unset: str = "—"
+) -> Setting:
+    default = unset if value is None else json.dumps(value, ensure_ascii=False)
     meaning = _description(field)
     return Setting(path, when, type_text(field, defs), default, meaning, _values(field, defs))
 

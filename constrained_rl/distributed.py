@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from constrained_rl.errors import InputError, RankError
 
+Value = TypeVar("Value")
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun and deepspeed put into the environment of each process they start."""
 
@@ -95,13 +97,21 @@ class World:
         """Whether it is true on any rank."""
         return bool(self.maximum(int(flag)))
 
-    def same(self, text: str) -> str:
-        """Rank 0's text."""
+    def same(self, value: Value) -> Value:
+        """Rank 0's value: a text, a list of numbers, whatever can be pickled."""
         if self.size == 1:
-            return text
-        said = [text]
+            return value
+        said = [value]
         dist.broadcast_object_list(said, src=0, device=self.device)
         return said[0]
+
+    def together(self, mine: list[Value]) -> list[Value]:
+        """All ranks' lists as one, in the order of ranks."""
+        if self.size == 1:
+            return mine
+        parts: list[list[Value]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(parts, mine)
+        return [value for part in parts for value in part]
 
     def on_first(self, action: Callable[[], None]) -> None:
         """Let rank 0 act while the others wait; they raise `RankError` when it fails there."""

@@ -44,9 +44,6 @@ class Engine(Stateful, Protocol):
     """the module as objectives call it"""
     world: World
 
-    def zero_grad(self) -> None:
-        """Forget gradients."""
-
     def accumulate(self, share: Callable[[], LossShare], last: bool) -> dict[str, Tensor]:
         """Run `share`'s forward and its backward; return its metrics.
 
@@ -54,7 +51,10 @@ class Engine(Stateful, Protocol):
         """
 
     def step(self) -> None:
-        """Clip and update; `NonFiniteError` on all ranks if the gradient is no number."""
+        """Clip, update and forget the gradients, which then take no memory while others work.
+
+        `NonFiniteError` on all ranks if the gradient is no number.
+        """
 
     def scale_learning_rate(self, factor: float) -> None:
         """Set the learning rate to `factor` times its initial value."""
@@ -98,12 +98,8 @@ class TorchEngine:
             eps=EPSILON,
             fused=True,
         )
-
-    def zero_grad(self) -> None:
-        """As `Engine.zero_grad`."""
         for parameter in self._parameters:
-            parameter.grad = None
-        self.optimizer.zero_grad(set_to_none=True)
+            parameter.grad = None  # what an earlier training left
 
     def accumulate(self, share: Callable[[], LossShare], last: bool) -> dict[str, Tensor]:
         """As `Engine.accumulate`; only the last backward talks to the other ranks."""
@@ -122,6 +118,7 @@ class TorchEngine:
         norm = nn.utils.clip_grad_norm_(self._masters, self._optimization.max_grad_norm)
         require_finite("gradient norm", norm)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         self._round_masters()
 
     def scale_learning_rate(self, factor: float) -> None:

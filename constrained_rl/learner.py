@@ -58,7 +58,6 @@ class Learner:
         Losses and metrics are sums over micro-batches and ranks; where one is no number, all ranks
         raise before a weight has moved.
         """
-        self.engine.zero_grad()
         shares = self._shares(batch)
         totals: dict[str, Tensor] = {}
         for number, share in enumerate(shares, start=1):

@@ -13,14 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from constrained_rl.advantages import (
-    charge_kl,
-    gae,
-    group_normalized,
-    leave_one_out,
-    penalized_advantage,
-    whiten,
-)
+from constrained_rl.advantages import gae, penalized_advantage, whiten
 from constrained_rl.config import PPOConfig, Schedule
 from constrained_rl.constraints import Constraints
 from constrained_rl.distributed import World
@@ -30,6 +23,7 @@ from constrained_rl.metrics import Clock, constraint_metrics, episode_metrics, s
 from constrained_rl.multipliers import Multiplier
 from constrained_rl.protocols import Collector, Critic, Metrics, Policy, Reference, Stateful
 from constrained_rl.rollout import Batch, Rollout, Streams, decision_weights
+from constrained_rl.streams import build_streams, compare_rows, discounts, stream_names
 from constrained_rl.value_norm import ValueNorm
 
 
@@ -148,37 +142,6 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
         }
 
 
-def stream_names(constraints: Constraints, config: PPOConfig) -> tuple[str, ...]:
-    """Names of the S advantage streams: reward and each constraint, or the single shaped one."""
-    if config.streams == "single":
-        return ("shaped",)
-    return ("reward", *(c.name for c in constraints.constraints))
-
-
-def build_streams(
-    rollout: Rollout,
-    constraints: Constraints,
-    config: PPOConfig,
-    kl: Tensor | None = None,  # [B, T]
-    shaping: Tensor | None = None,  # [K]
-) -> Tensor:  # [B, T, S]
-    """Reward and cost streams with KL charged.
-
-    With `shaping` weights ν there is a single stream R − Σ ν_k C_k − β·KL, with one critic and no
-    division by 1 + ν (the published shaping baseline, Safe RLHF reference §1.12).
-    """
-    costs = constraints.streams(rollout)
-    if shaping is not None:
-        streams = (rollout.reward - costs @ shaping.to(costs)).unsqueeze(-1)
-    else:
-        streams = torch.cat([rollout.reward.unsqueeze(-1), costs], dim=-1)
-    if kl is not None and config.kl_coefficient > 0:
-        streams = charge_kl(streams, kl, config.kl_coefficient, config.kl_streams)
-    if config.score_clip is not None:
-        streams = streams.clamp(-config.score_clip, config.score_clip)
-    return streams * rollout.mask.unsqueeze(-1)
-
-
 @torch.no_grad()
 def annotate(rollout: Rollout, parts: Parts) -> Streams:
     """Add log-probabilities, values and one advantage per stream; knows no λ."""
@@ -235,35 +198,6 @@ def values(rollout: Rollout, learner: Learner, parts: Parts) -> Tensor:  # [B, T
     if value.shape[1] == rollout.reward.shape[1]:  # rows end in a terminal state, of value 0
         value = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
     return value
-
-
-def compare_rows(
-    rollout: Rollout,
-    streams: Tensor,  # [B, T, S]
-    config: PPOConfig,
-) -> Tensor:  # [B, T, S]
-    """Advantage without critics: a row's total in each stream against those of its group.
-
-    It is the same for every decision of the row, whatever was still open when it was taken.
-    """
-    if rollout.group is None:
-        raise InputError(
-            f"ppo.advantage is {config.advantage!r}, but the collector names no group of rows that "
-            "start alike (Rollout.group); use ppo.advantage='gae'"
-        )
-    rule = leave_one_out if config.advantage == "leave_one_out" else group_normalized
-    return rule(streams.sum(1), rollout.group).unsqueeze(1).expand_as(streams)
-
-
-def discounts(config: PPOConfig, streams: Tensor) -> tuple[Tensor, Tensor]:
-    """γ and GAE-λ per stream [S]: the reward's first, the costs' after it."""
-    costs = streams.shape[-1] - 1
-    cost_gamma = config.gamma if config.cost_gamma is None else config.cost_gamma
-    cost_lambda = config.gae_lambda if config.cost_gae_lambda is None else config.cost_gae_lambda
-    return (
-        streams.new_tensor([config.gamma] + [cost_gamma] * costs),
-        streams.new_tensor([config.gae_lambda] + [cost_lambda] * costs),
-    )
 
 
 def mix(streams: Streams, lam: Tensor, config: PPOConfig) -> Batch:

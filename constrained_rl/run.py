@@ -42,7 +42,7 @@ def default_folder(name: str, seed: int) -> Path:
     return Path("runs") / name.replace("/", "_") / f"{stamp}-s{seed}"
 
 
-BEFORE_CONFIG = {"provenance.json", "comparison", "rounds.txt"}
+BEFORE_CONFIG = {"provenance.json", "models.json", "comparison", "rounds.txt"}
 """What is written before config.toml; alone, it is left by a run that was killed as it began."""
 
 
@@ -142,7 +142,7 @@ def drive(
 
     Checkpoints fall on fixed iterations. Asked to stop, it ends after the iteration under way with
     a checkpoint, where one can be made. Of several ranks, all of which must see the folder, the
-    first evaluates and writes, while the others wait for it.
+    first writes, while the others wait for it; `evaluator` says the same on all of them.
     """
     world = parts.world
     if parts.iteration == 0:
@@ -155,29 +155,24 @@ def drive(
             stack.callback(logger.close)
         stopping = stack.enter_context(finishing_steps())
         if evaluator is not None:
-            evaluator.remember(read_metrics(folder / "metrics.jsonl"))
-            if world.any(evaluator.exhausted):  # the process ended before it wrote the policy
+            past = read_metrics(folder / "metrics.jsonl") if world.first else []
+            evaluator.remember(world.same(past))
+            if evaluator.exhausted:  # the process ended before it wrote the policy
                 return
         stack.enter_context(stopping_with_processes(root, stopping))
         for metrics in train(parts, iterations):
-            world.on_first(partial(report, parts, metrics, every, evaluator, iterations))
+            if evaluator is not None:
+                metrics |= evaluator(parts.iteration, parts.iteration == iterations)
+            world.on_first(partial(log_to, every, parts.iteration, metrics))
             keep_or_stop(parts, root, checkpoint, seed, world.any(stopping()))
-            if evaluator is not None and world.any(evaluator.exhausted):
+            if evaluator is not None and evaluator.exhausted:
                 break
 
 
-def report(
-    parts: Parts,
-    metrics: Metrics,
-    loggers: Sequence[Logger],
-    evaluator: Evaluator | None,
-    iterations: int,
-) -> None:
-    """Evaluate where it is due, and log an iteration."""
-    if evaluator is not None:
-        metrics |= evaluator(parts.iteration, parts.iteration == iterations)
+def log_to(loggers: Sequence[Logger], iteration: int, metrics: Metrics) -> None:
+    """Log an iteration."""
     for logger in loggers:
-        logger.log(parts.iteration, metrics)
+        logger.log(iteration, metrics)
 
 
 def keep_or_stop(

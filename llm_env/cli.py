@@ -25,6 +25,7 @@ from llm_env.data import cli as data
 from llm_env.fitting import cli as fitting
 from llm_env.installed import require_llm
 from llm_env.rounds import cli as rounds
+from llm_env.schemas import Command, config_of
 from llm_env.training import cli as training
 
 llm = typer.Typer(no_args_is_help=True, help="Safe RLHF on language models.")
@@ -43,7 +44,6 @@ app.command()(core.train)
 app.command()(core.plot)
 app.add_typer(llm, name="llm")
 llm.command()(comparison.compare)
-llm.command()(comparison.schema)
 llm.command("check-data")(data.check_data)
 llm.command()(fitting.sft)
 llm.command()(fitting.score)
@@ -55,6 +55,20 @@ llm.command()(arena.evaluate)
 llm.command()(arena.arena)
 llm.command()(arena.chat)
 llm.command("serve-scores")(scores.serve_scores)
+
+
+@llm.command()
+def schema(
+    command: Annotated[
+        Command, typer.Argument(help="whose config; arena and plan read evaluate's and train's")
+    ] = Command.compare,
+    form: Annotated[
+        core.SchemaForm, typer.Option("--format", help="what to print")
+    ] = core.SchemaForm.json,
+) -> None:
+    """Describe every key of a command's config: type, bound, default, meaning."""
+    require_llm()
+    core.print_schema(config_of(command), form)
 
 
 @app.command()
@@ -81,6 +95,7 @@ def evaluate(
     """Try a run's policies afresh: new episodes, or new prompts; with intervals."""
     home = comparison.comparison_of(folder)
     if home is None:
+        folders.refuse_evaluation(folder)
         core.evaluate(folder, episodes, seed, as_json)
         return
     require_llm()

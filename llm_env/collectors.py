@@ -116,7 +116,7 @@ class TokenCollector:
     ) -> None:
         check_tokenizer(tokenizer)
         self._division = division or Division(World())
-        self._division.check(batch)
+        self._division.check(batch, "align.prompts")
         self._policy, self._tokenizer, self._prompts = policy, tokenizer, list(prompts)
         self._reward, self._costs = reward, dict(costs)
         self.cost_names = tuple(costs)

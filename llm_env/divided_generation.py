@@ -29,12 +29,12 @@ class Division:
     world: World
     most: int | None = None  # rows decoded together on one rank; None: all of its rows
 
-    def check(self, batch: int) -> None:
-        """Raise `InputError` where a rank would have nothing to decode."""
+    def check(self, batch: int, source: str) -> None:
+        """Raise `InputError` where a rank would have nothing to decode; `source` gave the rows."""
         if batch < self.world.size:
             raise InputError(
-                f"align.prompts is {batch}, but there are {self.world.size} ranks and each needs a "
-                f"response to generate; set align.prompts to {self.world.size} or more"
+                f"{source} gives {batch}, but there are {self.world.size} ranks and each needs a "
+                f"response to generate; give {self.world.size} or more, or start fewer ranks"
             )
 
 
@@ -47,6 +47,7 @@ def generate_own(
     max_new_tokens: int,
     eos_id: int,
     generator: torch.Generator,
+    greedy: bool = False,
 ) -> Generation:
     """Responses to this rank's prompts; T is the longest response of all ranks."""
     total, own = len(prompt_ids), division.world.slice(len(prompt_ids))
@@ -63,6 +64,7 @@ def generate_own(
                 max_new_tokens=max_new_tokens,
                 eos_id=eos_id,
                 generator=generator,
+                greedy=greedy,
                 place=Place(first, total),
             )
         )

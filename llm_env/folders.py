@@ -1,4 +1,4 @@
-"""Which command made a folder, and what do `crl resume` and `crl report` do with it?"""
+"""Which command made a folder, and what do `crl resume`, `report` and `evaluate` do with it?"""
 
 from __future__ import annotations
 
@@ -16,14 +16,46 @@ from llm_env.rounds import cli as rounds
 class Kind:
     """A kind of folder: whether one is of it, and what is done with it."""
 
+    command: str
     owns: Callable[[Path], bool]
     resume: Callable[[Path], None]
     report: Callable[[Path], None]
+    evaluation: str = ""
+    """what measures its result on fresh prompts, where `crl evaluate` does not"""
 
 
 def kind_of(folder: Path) -> Kind:
-    """What made a folder; where nothing else claims it, a run on an environment."""
-    return next((kind for kind in KINDS if kind.owns(folder)), RUN)
+    """What made a folder; where nothing else claims it, a run on an environment.
+
+    Raises:
+        InputError: no command made it, or its config was lost.
+    """
+    found = next((kind for kind in KINDS if kind.owns(folder)), None)
+    if found is not None:
+        return found
+    if not (folder / "config.toml").is_file():
+        made = ", ".join(kind.command for kind in KINDS)
+        raise InputError(
+            f"{folder} is not a run directory: it has no config.toml; give a folder that "
+            f"`crl train --out` made, or {made}"
+        )
+    if not config_names(folder, "env"):
+        raise InputError(
+            f"{folder}/config.toml names no env, policy or task: it was emptied, or is of another "
+            "version; restore it"
+        )
+    return RUN
+
+
+def refuse_evaluation(folder: Path) -> None:
+    """Say what evaluates a folder that is no run on an environment."""
+    if (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder} is a model; evaluate it with: crl llm evaluate {folder} --prompts FILE"
+        )
+    found = next((kind for kind in KINDS if kind.owns(folder)), None)
+    if found is not None and found.evaluation:
+        raise InputError(f"{folder} was made by {found.command}; {found.evaluation}")
 
 
 def config_names(folder: Path, key: str) -> bool:
@@ -72,10 +104,34 @@ def repeat_evaluation(folder: Path) -> None:
 
 
 KINDS = (
-    Kind(comparison.is_comparison, comparison.finish, comparison.write_report),
-    Kind(rounds.is_rounds, rounds.finish, rounds.write_report),
-    Kind(lambda folder: config_names(folder, "policy"), resume_training, report_training),
-    Kind(lambda folder: config_names(folder, "task"), resume_fit, report_fit),
-    Kind(lambda folder: (folder / "answers").is_dir(), repeat_evaluation, repeat_evaluation),
+    Kind("crl llm compare", comparison.is_comparison, comparison.finish, comparison.write_report),
+    Kind(
+        "crl llm rounds",
+        rounds.is_rounds,
+        rounds.finish,
+        rounds.write_report,
+        "its models are rounds/<k>/policy in it: crl llm evaluate FOLDER --prompts FILE",
+    ),
+    Kind(
+        "crl llm train",
+        lambda folder: config_names(folder, "policy"),
+        resume_training,
+        report_training,
+        "its models are policy and best in it: crl llm evaluate FOLDER --prompts FILE",
+    ),
+    Kind(
+        "crl llm sft or score",
+        lambda folder: config_names(folder, "task"),
+        resume_fit,
+        report_fit,
+        "what it reaches on held-out rows is in accuracy.json",
+    ),
+    Kind(
+        "crl llm evaluate or arena",
+        lambda folder: (folder / "answers").is_dir(),
+        repeat_evaluation,
+        repeat_evaluation,
+        "its results are in results.json and report.html",
+    ),
 )
-RUN = Kind(lambda _: True, core.resume, core.report)
+RUN = Kind("crl train", lambda _: True, core.resume, core.report)

@@ -10,6 +10,7 @@ How they become text is a property of a model, so it is kept with its tokenizer,
     template  all by the tokenizer's chat template; a string is one turn of the user
     beaver    all in the format of the released Safe RLHF models; a string is one turn of the user
               BEGINNING OF CONVERSATION: USER: {user} ASSISTANT:{answer}{eos}USER: {user} ASSISTANT:
+              a string that is such a text from beginning to end stays as it is
     plain     a string as it is; several turns are refused
 
 Text callables (`Scorer`) receive prompts as they were handed in, never the rendered text: a judge
@@ -19,6 +20,7 @@ token is read as that token, as in any string. Absent: tools, images, truncation
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -79,10 +81,35 @@ def set_prompt_format(tokenizer: PreTrainedTokenizerBase, form: PromptFormat) ->
     """
     if form == "template" and tokenizer.chat_template is None:
         raise InputError(
-            "prompt_format is 'template', but the tokenizer has no chat template; use 'beaver' or "
-            "'plain', or put a chat_template into the model's folder"
+            f"prompt_format is 'template', but the tokenizer of {tokenizer.name_or_path!r} has no "
+            "chat template; use 'beaver' or 'plain', or put a chat_template into the model's folder"
         )
     tokenizer.init_kwargs["prompt_format"] = form  # what save_pretrained writes
+
+
+def with_prompt_format(
+    tokenizer: PreTrainedTokenizerBase, form: PromptFormat
+) -> PreTrainedTokenizerBase:
+    """The same tokenizer in another format, for a model that shares it; the first is unchanged.
+
+    Raises:
+        InputError: "template" where the tokenizer has none.
+    """
+    own = copy.copy(tokenizer)
+    own.init_kwargs = dict(tokenizer.init_kwargs)
+    set_prompt_format(own, form)
+    return own
+
+
+def prompt_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
+    """How prompts become text for the model of this tokenizer; `InputError` if no one knows."""
+    form: PromptFormat = tokenizer.init_kwargs.get("prompt_format", "auto")
+    if form not in get_args(PromptFormat):
+        raise InputError(
+            f"the tokenizer's prompt_format is {form!r}, expected one of "
+            f"{', '.join(get_args(PromptFormat))}; correct it in tokenizer_config.json"
+        )
+    return form
 
 
 def render_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -93,7 +120,7 @@ def render_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
     """
     form = _form(prompt, tokenizer)
     if isinstance(prompt, str):
-        if form == "plain":
+        if form == "plain" or (form == "beaver" and _is_paper_text(prompt)):
             return prompt
         prompt = [{"role": "user", "content": prompt}]
     try:
@@ -172,17 +199,17 @@ def _message(turn: object, field: str) -> Message:
 
 def _form(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
     """How this prompt is written: template, beaver or plain."""
-    form: PromptFormat = tokenizer.init_kwargs.get("prompt_format", "auto")
-    if form not in get_args(PromptFormat):
-        raise InputError(
-            f"the tokenizer's prompt_format is {form!r}, expected one of "
-            f"{', '.join(get_args(PromptFormat))}; correct it in tokenizer_config.json"
-        )
+    form = prompt_format(tokenizer)
     if form != "auto":
         return form
     if isinstance(prompt, str):
         return "plain"
     return "beaver" if tokenizer.chat_template is None else "template"
+
+
+def _is_paper_text(prompt: str) -> bool:
+    """Whether a string is in the format of Safe RLHF already, from its beginning to its end."""
+    return prompt.startswith(BEGIN) and prompt.rstrip().endswith(ASSISTANT)
 
 
 def _as_it_is(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -220,7 +247,8 @@ def _by_paper(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> st
     if messages[0]["content"].startswith(BEGIN.strip()):
         raise InputError(
             f"a prompt begins with {BEGIN.strip()!r} already: {messages[0]['content']!r:.100}; it "
-            "would be written twice; set prompt_format=plain, or hand in the bare prompt"
+            "would be written twice; hand in the bare prompt, the whole text up to "
+            f"{ASSISTANT!r}, or set prompt_format=plain"
         )
     text = BEGIN
     for message in messages:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from filecmp import cmp
 from pathlib import Path
 from typing import IO, Self
 
@@ -100,7 +101,10 @@ def no_rows(path: str | Path) -> str:
 
 
 class Quarantine:
-    """A new file of bad rows that appears whole, when the file they come from has been read."""
+    """A new file of bad rows that appears whole, when the file they come from has been read.
+
+    One that says the same already stays: a resumed run reads its data again, and so does each rank.
+    """
 
     def __init__(self, path: Path, source: Path) -> None:
         if path.resolve() == source.resolve():
@@ -110,7 +114,6 @@ class Quarantine:
         self._path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         self._file: IO[str] | None = None
-        self._refuse_existing()
 
     def __enter__(self) -> Self:
         """Open a file beside the final name."""
@@ -132,16 +135,17 @@ class Quarantine:
                 file.flush()
                 os.fsync(file.fileno())
             if kind is None:
-                self._refuse_existing()
+                self._refuse_another()
                 self._temporary.replace(self._path)
         finally:
             self._temporary.unlink(missing_ok=True)
 
-    def _refuse_existing(self) -> None:
-        if self._path.exists() or self._path.is_symlink():
+    def _refuse_another(self) -> None:
+        there = self._path.exists() or self._path.is_symlink()
+        if there and not (self._path.is_file() and cmp(self._path, self._temporary, shallow=False)):
             raise InputError(
-                f"{self._path}: exists already; remove it or name another file, nothing is "
-                "overwritten"
+                f"{self._path}: exists already and holds something else; remove it or name another "
+                "file, nothing is overwritten"
             )
 
     @contextmanager

@@ -10,19 +10,19 @@ Each stage is a function of its own, so that a stage can be replaced by what one
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
 
 from constrained_rl.assembly import assemble, constrain
 from constrained_rl.constraints import Constraints
 from constrained_rl.engines import Engines, feed
 from constrained_rl.errors import InputError
-from constrained_rl.ppo import Parts, stream_names, train
+from constrained_rl.ppo import Parts, train
 from constrained_rl.protocols import Metrics, Reference
+from constrained_rl.streams import stream_names
 from llm_env.collectors import Score, TokenCollector, by_model
 from llm_env.config import AlignConfig
 from llm_env.divided_generation import Division
@@ -36,7 +36,7 @@ from llm_env.score_training import ScoreConfig, train_score_model
 from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.sft import SFTConfig, train_sft
 from llm_env.supervised import Progress
-from llm_env.tokens import TokenRows, decode_responses, encode_prompts, join
+from llm_env.tokens import decode_responses, encode_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -100,6 +100,7 @@ def safe_rlhf(
     return SafeRLHF(parts.policy.model, model, reward_model, cost_model, preferences, metrics)
 
 
+@torch.no_grad()
 def respond(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -110,28 +111,11 @@ def respond(
     batch: int = 256,
 ) -> tuple[list[str], list[bool]]:
     """Responses to prompts, and whether each ended by itself rather than by length."""
-    texts: list[str] = []
-    finished: list[bool] = []
-    for rows, ended in respond_rows(model, tokenizer, prompts, max_new_tokens, seed, greedy, batch):
-        texts += decode_responses(tokenizer, rows.response_ids, rows.response_mask)
-        finished += ended.tolist()
-    return texts, finished
-
-
-@torch.no_grad()
-def respond_rows(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    max_new_tokens: int,
-    seed: int,
-    greedy: bool = False,
-    batch: int = 256,
-) -> Iterator[tuple[TokenRows, Tensor]]:
-    """Batches of prompts with their responses, and which [b] ended by themselves."""
     room = prompt_room(model.config, max_new_tokens)
     ids, attention = encode_prompts(tokenizer, prompts, room)
     generator = torch.Generator(model.device).manual_seed(seed)
+    texts: list[str] = []
+    finished: list[bool] = []
     for start in range(0, len(ids), batch):
         part = slice(start, start + batch)
         found = generate(
@@ -143,7 +127,9 @@ def respond_rows(
             generator=generator,
             greedy=greedy,
         )
-        yield join(ids[part], attention[part], found.response, found.mask), found.finished
+        texts += decode_responses(tokenizer, found.response, found.mask)
+        finished += found.finished.tolist()
+    return texts, finished
 
 
 def sample_pairs(

@@ -19,16 +19,10 @@ from torch import Tensor
 from constrained_rl.errors import InputError
 from llm_env.collectors import Responses
 from llm_env.http_json import Patience
-from llm_env.prompts import Prompt
+from llm_env.prompts import Prompt, PromptFormat, prompt_format, with_prompt_format
 from llm_env.score_client import RemoteScores
 from llm_env.score_formats import Format, Role, detect_format, load_score_model
-from llm_env.score_reading import (
-    PromptForm,
-    Reader,
-    end_tokens,
-    load_tokenizer_of,
-    own_tokenizer,
-)
+from llm_env.score_reading import Reader, end_tokens, load_tokenizer_of
 from llm_env.score_sources import ScoreSource
 from llm_env.scoring import ScoreModel
 from llm_env.sign_check import Direction, check_sign, enforce, sign_pairs
@@ -154,11 +148,10 @@ def _prepare(
     if not folder.is_dir():
         detect_format(folder)  # says so
     own = _tokenizer(source, folder, tokenizer)
-    form = _prompt_form(source, kind, own)
-    own = own_tokenizer(own, form, str(folder))
+    own = with_prompt_format(own, _prompt_format(source, kind, own))
     roles = {item.role for item in group}
     role = group[0].role if len(roles) == 1 else None  # None: as the model's config says
-    return lambda: _load(source, kind, form, role, own, device)
+    return lambda: _load(source, kind, role, own, device)
 
 
 def _remote(url: str, group: Sequence[Wanted]) -> RemoteScores:
@@ -201,22 +194,22 @@ def _tokenizer(
     return policy
 
 
-def _prompt_form(
+def _prompt_format(
     source: ScoreSource, kind: Format, tokenizer: PreTrainedTokenizerBase
-) -> PromptForm:
-    """How the model wants prompts."""
+) -> PromptFormat:
+    """How the model wants prompts: as the source says, else its folder, else its format."""
     if source.prompt_format != "auto":
         return source.prompt_format
     if kind == "beaver":
-        return "paper"
+        return "beaver"  # whatever a tokenizer that is the policy's says
+    told = prompt_format(tokenizer)
     templated = kind == "classification" and tokenizer.chat_template is not None
-    return "chat" if templated else "plain"
+    return "template" if told == "auto" and templated else told
 
 
 def _load(
     source: ScoreSource,
     kind: Format,
-    form: PromptForm,
     role: Role | None,
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
@@ -225,7 +218,7 @@ def _load(
     assert source.path is not None
     model = load_score_model(source.path, kind, getattr(torch, source.dtype), role)
     _require_vocabulary(model, tokenizer, source.path)
-    end = () if source.append_eos is False else end_tokens(tokenizer, form)
+    end = () if source.append_eos is False else end_tokens(tokenizer)
     if source.append_eos is None and kind == "classification":
         pad = model.backbone.config.get_text_config().pad_token_id
         # transformers pools at the last token that is not pad; where pad is eos, before the eos
@@ -236,10 +229,9 @@ def _load(
     elif device.type == "cuda":
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.pin_memory()
-    reader = Reader(
-        model, tokenizer, form, end, source.batch_size, device, source.too_long, source.path
+    return ReaderOrigin(
+        Reader(model, tokenizer, end, source.batch_size, device, source.too_long, source.path)
     )
-    return ReaderOrigin(reader)
 
 
 def _require_vocabulary(model: ScoreModel, tokenizer: PreTrainedTokenizerBase, path: str) -> None:

@@ -11,7 +11,6 @@ Absent: scores of every token; statistics of scores (score_normalizer.py).
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,14 +23,13 @@ from torch import Tensor, nn
 
 from constrained_rl.errors import InputError
 from llm_env.policy import context_length
-from llm_env.prompts import BEGIN, Prompt
+from llm_env.prompts import Prompt, prompt_format
 from llm_env.scoring import ScoreModel
 from llm_env.tokens import TokenRows, encode_pairs, pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PromptForm: TypeAlias = Literal["plain", "chat", "paper"]
 TooLong: TypeAlias = Literal["error", "cut_prompt"]
 PROBE = "answer"
 
@@ -41,8 +39,7 @@ class Reader:
     """A score model, and how texts become what it was trained on."""
 
     model: ScoreModel
-    tokenizer: PreTrainedTokenizerBase
-    form: PromptForm
+    tokenizer: PreTrainedTokenizerBase  # its prompt format is the model's
     end: tuple[int, ...]  # tokens behind every response
     batch_size: int
     device: torch.device  # where it scores; the weights may live elsewhere in between
@@ -51,12 +48,12 @@ class Reader:
 
     def texts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """Scores [B, S] of texts."""
-        pairs = encode_pairs(self.tokenizer, self._formed(prompts), responses)
+        pairs = encode_pairs(self.tokenizer, prompts, responses)
         return self._score([(prompt, answer[:-1]) for prompt, answer in pairs])
 
     def tokens(self, prompts: Sequence[Prompt], rows: TokenRows) -> Tensor:
         """Scores [B, S] of generated rows whose ids are this model's own."""
-        pairs = encode_pairs(self.tokenizer, self._formed(prompts), [""] * len(prompts))
+        pairs = encode_pairs(self.tokenizer, prompts, [""] * len(prompts))
         eos = self.tokenizer.eos_token_id
         ids, mask = rows.response_ids.cpu(), rows.response_mask.cpu().bool()
         answers = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
@@ -79,10 +76,6 @@ class Reader:
             total += len(words)
             kept += sum(word in back for word in words)
         return kept / max(total, 1)
-
-    def _formed(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """Prompts that the tokenizer renders in this model's format."""
-        return [formed(prompt, self.form) for prompt in prompts]
 
     @torch.no_grad()
     def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Tensor:
@@ -120,41 +113,13 @@ class Reader:
         )
 
 
-def formed(prompt: Prompt, form: PromptForm) -> Prompt:
-    """A prompt as its format wants it: a string becomes the user's turn, but for "plain".
-
-    A string that is in the paper's format already stays as it is.
-    """
-    if form == "plain" or not isinstance(prompt, str):
-        return prompt
-    if form == "paper" and prompt.startswith(BEGIN):
-        return prompt
-    return [{"role": "user", "content": prompt}]
-
-
-def own_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, form: PromptForm, source: str
-) -> PreTrainedTokenizerBase:
-    """A score model's tokenizer, set to render its format."""
-    if form == "chat" and tokenizer.chat_template is None:
-        raise InputError(
-            f'{source}: prompt_format = "chat" needs a tokenizer with a chat template, and this '
-            'one has none; use "plain" or "paper", or save the template with the tokenizer'
-        )
-    if form != "paper":
-        return tokenizer
-    own = copy.copy(tokenizer)
-    own.chat_template = None  # several turns, too, in the paper's format
-    return own
-
-
-def end_tokens(tokenizer: PreTrainedTokenizerBase, form: PromptForm) -> tuple[int, ...]:
+def end_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """What a score model was trained to see behind a response: eos, or what its template writes.
 
     A template that changes the response or the prompt (one that removes reasoning) has no end of
     its own to be found; there, too, it is eos.
     """
-    if form == "chat":
+    if prompt_format(tokenizer) == "template":
         turns = [{"role": "user", "content": PROBE}]
         asked = str(
             tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -178,6 +143,11 @@ def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase)
     return dict(first.get_vocab()) == dict(second.get_vocab())
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer was saved in a folder."""
+    return any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json"))
+
+
 def load_tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a score model's folder.
 
@@ -186,7 +156,7 @@ def load_tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    if not any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json")):
+    if not has_tokenizer(folder):
         raise InputError(
             f"score model {folder} has no tokenizer (tokenizer_config.json); save the one that it "
             "was trained with beside it: tokenizer.save_pretrained(that folder). If that is the "

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ class ScoreServer(ThreadingHTTPServer):
     """Listens, and answers each request in a thread of its own."""
 
     daemon_threads = True
+    request_queue_size = 1024  # of socketserver's 5, ranks that ask at once would wait a second
 
     def __init__(self, service: Service, host: str, port: int) -> None:
         self.service = service
@@ -160,6 +162,11 @@ class ScoreServer(ThreadingHTTPServer):
             raise InputError(
                 f"cannot listen on {host}:{port} ({error}); choose another port, or port=0 for any"
             ) from error
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of a client that hung up in the middle of its request."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class ScoreHandler(BaseHTTPRequestHandler):

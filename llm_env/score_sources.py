@@ -19,7 +19,7 @@ from torch import Tensor
 from constrained_rl.config import Count, Finite, NonNegative, Positive, Section
 from llm_env.collectors import Responses, Score
 from llm_env.models import DType
-from llm_env.prompts import Prompt
+from llm_env.prompts import Prompt, PromptFormat
 from llm_env.score_formats import Role
 from llm_env.score_reading import TooLong
 from llm_env.sign_check import Direction, SignPolicy
@@ -62,9 +62,9 @@ class ScoreSource(Section):
     """responses per forward, or per request"""
     tokenizer: str | None = None
     """folder of its tokenizer, or "policy" for the policy's; default: the model's own folder"""
-    prompt_format: Literal["auto", "plain", "chat", "paper"] = "auto"
-    """how it wants prompts: strings as they are, by its chat template, or in the Safe RLHF paper's
-    format; auto: beaver's the paper's, a classifier's its template if it has one, else plain"""
+    prompt_format: PromptFormat = "auto"
+    """how prompts become text for it, in the words of a model's prompt_format. auto: beaver for
+    Beaver models; else as the folder says; else template for a classifier that has one"""
     append_eos: bool | None = None
     """end every response as in its training (eos, or what its chat template writes); default: yes,
     except what a classifier takes for padding, which transformers never reads"""

@@ -31,7 +31,7 @@ from llm_env.token_store import OverLength, Texts, TokenStore, encode_examples
 from llm_env.tokens import check_tokenizer, pad
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 Pair: TypeAlias = RewardPair | CostPair | CategoryPair
 Kind = Literal["reward", "cost", "costs"]
@@ -156,10 +156,43 @@ def labels(pair: Pair) -> tuple[tuple[int, ...], tuple[tuple[int, ...], tuple[in
     return order, pair.signs
 
 
+def label_pairs(
+    trunk: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[Pair],
+    kind: Kind,
+    config: ScoreConfig,
+    heads: int = 1,
+) -> LabelledPairs:
+    """Pairs as ids and labels, for a score model on `trunk` with so many scores of this kind.
+
+    Raises:
+        InputError: there are none, they are of another kind, or some do not fit and may not be
+            dropped.
+    """
+    found = LabelledPairs(heads)
+    limit = config.max_tokens or context_length(trunk)
+    found.read(tokenizer, pairs, kind, limit, config.over_length)
+    return found
+
+
+def _labelled(
+    model: ScoreModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[Pair] | LabelledPairs,
+    kind: Kind,
+    config: ScoreConfig,
+) -> LabelledPairs:
+    if isinstance(pairs, LabelledPairs):
+        return pairs
+    heads = model.heads if kind == "costs" else 1
+    return label_pairs(model.backbone.config, tokenizer, pairs, kind, config, heads)
+
+
 def train_score_model(
     model: ScoreModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Iterable[Pair],
+    pairs: Iterable[Pair] | LabelledPairs,
     kind: Kind,
     config: ScoreConfig,
     generator: torch.Generator,
@@ -168,14 +201,13 @@ def train_score_model(
 ) -> list[float]:
     """Train a score model in place; return the loss of every step.
 
-    Pairs of kind "costs" train all scores of the model, the others its first. With a folder for
-    checkpoints, a fit that was interrupted continues from the newest in it.
+    Pairs of kind "costs" train all scores of the model, the others its first; they may be tokenized
+    already (`label_pairs`). With a folder for checkpoints, a fit that was interrupted continues
+    from the newest in it.
     """
     check_tokenizer(tokenizer)
-    limit = config.max_tokens or context_length(model.backbone.config)
-    data = LabelledPairs(model.heads if kind == "costs" else 1)
-    data.read(tokenizer, pairs, kind, limit, config.over_length)
-    _require_labels(data, model.names, kind, config)
+    data = _labelled(model, tokenizer, pairs, kind, config)
+    require_labels(data, model.names, kind, config)
     order, sign = data.order * int(config.ranking), data.sign * int(config.sign)
 
     def loss(batch: list[int]) -> Tensor:
@@ -202,16 +234,13 @@ def score_accuracy(
 def head_accuracies(
     model: ScoreModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Iterable[Pair],
+    pairs: Iterable[Pair] | LabelledPairs,
     kind: Kind,
     config: ScoreConfig | None = None,
     batch_size: int = 64,
 ) -> list[HeadAccuracy]:
     """Accuracies of every score of a model, in the order of its heads."""
-    config = config or ScoreConfig()
-    data = LabelledPairs(model.heads if kind == "costs" else 1)
-    limit = config.max_tokens or context_length(model.backbone.config)
-    data.read(tokenizer, pairs, kind, limit, config.over_length)
+    data = _labelled(model, tokenizer, pairs, kind, config or ScoreConfig())
     lengths = data.lengths
     places = sorted(range(len(lengths)), key=lambda place: lengths[place])
     score = torch.empty(len(places), 2, data.heads)
@@ -258,7 +287,7 @@ def _check_kind(pair: Pair, kind: Kind) -> None:
         )
 
 
-def _require_labels(
+def require_labels(
     data: LabelledPairs, names: Sequence[str], kind: Kind, config: ScoreConfig
 ) -> None:
     """Refuse terms that no pair has labels for: what they were to teach would stay random."""

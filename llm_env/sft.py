@@ -22,7 +22,7 @@ from llm_env.token_store import Texts, TokenStore, encode_examples
 from llm_env.tokens import TokenRows, check_tokenizer, pair_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class SFTConfig(FitConfig):
@@ -37,7 +37,7 @@ class SFTConfig(FitConfig):
 def train_sft(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Iterable[tuple[Prompt, str]],
+    pairs: Iterable[tuple[Prompt, str]] | TokenStore,
     config: SFTConfig,
     generator: torch.Generator,
     progress: Progress | None = None,
@@ -45,11 +45,12 @@ def train_sft(
 ) -> list[float]:
     """Fine-tune a causal LM in place on (prompt, response) texts; return the loss of every step.
 
-    With a folder for checkpoints, a fit that was interrupted continues from the newest in it.
+    Pairs may be tokenized already (`encode_demonstrations`). With a folder for checkpoints, a fit
+    that was interrupted continues from the newest in it.
     """
     check_tokenizer(tokenizer)
     model.eval()  # no dropout: all randomness comes from the generator
-    examples = _encoded(model, tokenizer, pairs, config)
+    examples = _tokenized(model, tokenizer, pairs, config)
 
     def loss(batch: list[int]) -> Tensor:
         rows = pair_rows([examples[i] for i in batch], tokenizer.pad_token_id)
@@ -67,12 +68,12 @@ def train_sft(
 def held_out_loss(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    pairs: Iterable[tuple[Prompt, str]],
+    pairs: Iterable[tuple[Prompt, str]] | TokenStore,
     config: SFTConfig,
     batch_size: int,
 ) -> tuple[float, int]:
     """−mean log π over all response tokens of pairs, and how many tokens these are."""
-    examples = _encoded(model, tokenizer, pairs, config)
+    examples = _tokenized(model, tokenizer, pairs, config)
     lengths, tokens = examples.lengths, examples.answer_lengths
     places = sorted(range(len(lengths)), key=lambda place: lengths[place])
     total = 0.0
@@ -83,14 +84,29 @@ def held_out_loss(
     return total / sum(tokens), sum(tokens)
 
 
-def _encoded(
+def _tokenized(
     model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[tuple[Prompt, str]] | TokenStore,
+    config: SFTConfig,
+) -> TokenStore:
+    if isinstance(pairs, TokenStore):
+        return pairs
+    return encode_demonstrations(model.config, tokenizer, pairs, config)
+
+
+def encode_demonstrations(
+    model: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Iterable[tuple[Prompt, str]],
     config: SFTConfig,
 ) -> TokenStore:
-    """Token ids of all pairs that fit; `InputError` when there are none."""
-    limit = config.max_tokens or context_length(model.config)
+    """Token ids of all pairs that fit `model`'s context.
+
+    Raises:
+        InputError: there are none, or some do not fit and may not be dropped.
+    """
+    limit = config.max_tokens or context_length(model)
     texts: Texts[tuple[Prompt, str]] = Texts(lambda pair: (pair[0], pair[1:]))
     encoded = encode_examples(tokenizer, pairs, texts, limit, config.over_length)
     if not encoded.stores:

@@ -23,8 +23,9 @@ from constrained_rl.config import PPOConfig
 from constrained_rl.constraints import Constraint, Constraints, Mean, Signal
 from constrained_rl.losses import clipped_surrogate, clipped_value_loss
 from constrained_rl.multipliers import PID, Gradient, Multiplier
-from constrained_rl.ppo import build_streams, discounts, mix
+from constrained_rl.ppo import mix
 from constrained_rl.rollout import Episodes, Rollout, Streams
+from constrained_rl.streams import build_streams, discounts
 from llm_env.preference_losses import cost_model_loss, reward_model_loss
 
 TOLERANCE = 1e-6

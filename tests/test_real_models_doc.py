@@ -57,7 +57,7 @@ def lines(rows):
 def home(tmp_path, monkeypatch):
     """A folder as the page assumes it."""
     sys.path.insert(0, str(Path(__file__).parent / "llm_env"))
-    from families import save_family
+    from tests.llm_env.families import save_family
 
     save_family("llama", tmp_path / "models" / "base")
     data = tmp_path / "data"

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from llm_env.schemas import Command, complete
+
 if TYPE_CHECKING:
     from llm_env.arena.config import Request
 
 Items = Annotated[
     list[str],
-    typer.Argument(help="model folders or NAME=FOLDER, CONFIG.toml, key.path=value …"),
+    typer.Argument(
+        help="model folders or NAME=FOLDER, CONFIG.toml, key.path=value …",
+        autocompletion=complete(Command.evaluate),
+    ),
 ]
 Prompts = Annotated[
     list[Path] | None, typer.Option(help="what is asked: .txt, .jsonl[.gz|.xz], .parquet; repeat")

@@ -4,7 +4,7 @@
     generations.jsonl                                               one row per answer
     results.json  report.html                                       drawn from it
 
-One language model is in memory at a time, and the score models after them.
+One language model is on the device at a time; score models visit it after them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from constrained_rl.settings import to_toml
 from llm_env.arena.answers import Answering, Decoding, Mode, answer, open_model, reference_logp
 from llm_env.arena.cache import Row, digest
 from llm_env.arena.config import ArenaConfig
-from llm_env.arena.judging import Answer, Judge, known, score_answers
+from llm_env.arena.judging import Answer, Judge, Scores, known, score_answers
 from llm_env.arena.questions import Question, fitting, is_world, read_questions
 
 Say = Callable[[str], None]
@@ -89,11 +89,11 @@ def collect_answers(config: ArenaConfig, folder: Path, say: Say, pairwise: bool 
     gold = wants_gold(config, questions)
     if pairwise:
         check_arena(config, gold)
-    check_scores(config, models, device)
+    scores_of = load_scores(config, models, device)
     begin(config, folder)
     pieces = _generate(config, models, questions, folder, say)
     reference = _reference(config, models, pieces, folder, say)
-    scores = _score(config, pieces, device, folder, say)
+    scores = _score(pieces, scores_of, folder, say)
     rows: dict[str, dict[Mode, list[Answer]]] = {name: {} for name in models}
     for index, piece in enumerate(pieces):
         logp = reference[index] if reference else None
@@ -173,12 +173,28 @@ def check_arena(config: ArenaConfig, gold: bool) -> None:
         raise InputError("an arena needs a judge; give --reward, --cost, --held-out or --judge")
 
 
-def check_scores(
+def load_scores(
     config: ArenaConfig, models: Mapping[str, Answering], device: torch.device
-) -> None:
-    """Load every score once, so that a broken one is found before hours of generation."""
-    first = next(iter(models.values()))
-    Judge.of(config).load(first.tokenizer, device)
+) -> Callable[[Answering], Scores]:
+    """Every score, before hours of generation that a broken one would waste.
+
+    Until they are asked they wait in the CPU's memory. Each is loaded once, but for those that are
+    read with the policy's tokenizer, which are loaded once per vocabulary.
+    """
+    judge = Judge.of(config).waiting()
+    sources = [*judge.rewards.values(), *judge.costs.values()]
+    own = all(source.tokenizer != "policy" for source in sources)
+    loaded: dict[str, Scores] = {}
+
+    def scores_of(model: Answering) -> Scores:
+        key = "" if own else model.vocabulary
+        if key not in loaded:
+            loaded[key] = judge.load(model.tokenizer, device)
+        return loaded[key]
+
+    for model in models.values():
+        scores_of(model)
+    return scores_of
 
 
 def _generate(
@@ -222,22 +238,19 @@ def _reference(
 
 
 def _score(
-    config: ArenaConfig, pieces: Sequence[Piece], device: torch.device, folder: Path, say: Say
+    pieces: Sequence[Piece], scores_of: Callable[[Answering], Scores], folder: Path, say: Say
 ) -> list[dict[str, list[float]]]:
-    """Every score of every piece; score models are loaded once per tokenizer."""
-    found: list[dict[str, list[float]]] = [{} for _ in pieces]
-    by_tokenizer: dict[str, list[int]] = {}
-    for index, piece in enumerate(pieces):
-        by_tokenizer.setdefault(piece.model.vocabulary, []).append(index)
-    for indices in by_tokenizer.values():
-        scores = Judge.of(config).load(pieces[indices[0]].model.tokenizer, device)
-        for name, (source, score) in scores.items():
-            say(f"score {name}")
-            for index in indices:
-                piece = pieces[index]
-                found[index][name] = score_answers(
-                    name, source, score, piece.model, piece.rows, (piece.key, folder / "scores")
-                )
+    """Every score of every piece."""
+    found: list[dict[str, list[float]]] = []
+    for piece in pieces:
+        say(f"{piece.model.name}: scores of {len(piece.rows)} {piece.mode} answers")
+        place = (piece.key, folder / "scores")
+        found.append(
+            {
+                name: score_answers(name, source, score, piece.model, piece.rows, place)
+                for name, (source, score) in scores_of(piece.model).items()
+            }
+        )
     return found
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -78,6 +78,10 @@ class Answer:
         return asdict(self)
 
 
+Scores: TypeAlias = dict[str, tuple[ScoreSource, Score]]
+"""Loaded scores by name, with what each was loaded from"""
+
+
 @dataclass(frozen=True)
 class Judge:
     """The scores that a run asks for."""
@@ -91,13 +95,23 @@ class Judge:
         reward = {} if config.reward is None else {"reward": config.reward}
         return cls({**reward, **config.held_out}, config.costs)
 
-    def load(
-        self, tokenizer: PreTrainedTokenizerBase, device: torch.device
-    ) -> dict[str, tuple[ScoreSource, Score]]:
+    def waiting(self) -> Judge:
+        """The same scores, on the device only while they score."""
+        aside = {"offload": True}
+        return Judge(
+            {name: source.model_copy(update=aside) for name, source in self.rewards.items()},
+            {name: source.model_copy(update=aside) for name, source in self.costs.items()},
+        )
+
+    def load(self, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> Scores:
         """Every score with its source, rewards pointing up and costs up to worse."""
         sources = {**self.rewards, **self.costs}
         scores = load_named_scores(sources, tokenizer, device)
         return {name: (source, scores[name]) for name, source in sources.items()}
+
+
+VISIT = 16
+"""batches that are scored, and then kept, in one visit of the weights to the device"""
 
 
 @torch.no_grad()
@@ -125,9 +139,10 @@ def score_answers(
         _require_finite(name, model.name, values, chosen)
         return [{name: value} for value in values]
 
-    unique = digest(source.model_dump(mode="json"), state, key)
+    how = {"offload", "batch_size", "service", "sign_check", "sign_pairs"}  # not what it gives
+    unique = digest(source.model_dump(mode="json", exclude=how), state, key)
     file = folder / f"{model.name.replace('/', '_')}-{name}-{unique}.jsonl"
-    return [row[name] for row in keep_rows(file, len(rows), source.batch_size, make)]
+    return [row[name] for row in keep_rows(file, len(rows), VISIT * source.batch_size, make)]
 
 
 def _require_finite(name: str, model: str, values: Sequence[float], rows: Sequence[Row]) -> None:

@@ -16,11 +16,13 @@ def calibrate(
         Path | None, typer.Argument(help="folder that `crl llm compare` made")
     ] = None,
     cost_model: Annotated[
-        Path | None, typer.Option(help="your own: folder that ScoreModel.save_pretrained wrote")
+        Path | None, typer.Option(help="your own: folder of a score model, as published or of ours")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="labelled preference rows for it")] = None,
     model: Annotated[Path | None, typer.Option(help="starting language model")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="prompts for it, one per line")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="prompts for it: .txt, .jsonl[.gz|.xz], .parquet")
+    ] = None,
     agreement: Annotated[
         float | None, typer.Option(help="share of responses that two people label alike")
     ] = None,

@@ -8,10 +8,10 @@ wrong with the input shows before a response is generated.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from llm_env.calibration.maths import Bools, Floats, area_under_curve, label_noi
 from llm_env.preferences import PreferenceRow, read_preferences
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
-    from llm_env.scoring import ScoreModel
+    from llm_env.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -200,91 +201,55 @@ def sampled(folder: Path, name: str, label: str) -> Sample | None:
 
 def score_own_models(own: OwnModels) -> Evidence:
     """Score somebody's labelled responses, and responses that are sampled from their model."""
-    from llm_env.safe_rlhf import respond
-    from llm_env.scoring import score_texts
-    from llm_env.tokens import check_tokenizer
-
-    if (own.model is None) != (own.prompts is None):
-        raise InputError("--model and --prompts go together: a model answers prompts; give both")
-    noise = noise_behind(own.agreement)
-    rows = read_preferences(own.data)
-    prompts = read_prompts(own.prompts) if own.prompts else []
-    cost_model, tokenizer = load_cost_model(own)
-    check_tokenizer(tokenizer)
-    columns = [
-        score_texts(
-            cost_model, tokenizer, [r.prompt for r in rows], [r.responses[i] for r in rows]
-        ).numpy()
-        for i in (0, 1)
-    ]
-    labelled = Labelled(np.stack(columns, 1).astype(np.float64), label_array(rows))
-    title = f"cost model {own.cost_model} · {own.data}"
-    if own.model is None:
-        start = Sample("start", "labelled responses", labelled.cost.ravel(), None)
-        source = "the labelled responses themselves, as no --model and --prompts were given"
-        return Evidence(title, labelled, start, source, noise=noise)
-    model = load_language_model(own.model)
-    responses, _ = respond(model, tokenizer, prompts, own.max_new_tokens, own.seed)
-    cost = score_texts(cost_model, tokenizer, prompts, responses).numpy().astype(np.float64)
-    start = Sample("start", f"responses of {own.model}", cost, None)
-    source = f"{len(cost)} responses sampled at temperature 1"
-    return Evidence(title, labelled, start, source, noise=noise)
-
-
-def read_prompts(path: Path) -> list[str]:
-    """One prompt per line; empty lines are left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: cannot be read as UTF-8 text ({error}); give one prompt per line"
-        ) from error
-    prompts = [line for line in lines if line.strip()]
-    if not prompts:
-        raise InputError(f"{path}: holds no prompts; expected one per line")
-    return prompts
-
-
-def load_cost_model(own: OwnModels) -> tuple[ScoreModel, PreTrainedTokenizerBase]:
-    """The cost model, and the tokenizer that lies beside it or beside the language model."""
-    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     from constrained_rl.assembly import choose_device
-    from llm_env.scoring import ScoreModel
+    from llm_env.data_sources import DataSource, read_prompts
+    from llm_env.models import ModelSource, check_weights, load_causal_lm, load_tokenizer
+    from llm_env.safe_rlhf import respond
 
+    if (own.model is None) != (own.prompts is None):
+        raise InputError("--model and --prompts go together: a model answers prompts; give both")
     logging.disable_progress_bar()
-    model = ScoreModel.from_pretrained(own.cost_model).to(choose_device("auto"))
-    places = [place for place in (own.cost_model, own.model) if place is not None]
-    for place in places:
-        if (place / "tokenizer_config.json").is_file():
-            return model, loaded(AutoTokenizer, place)
-    raise InputError(
-        f"no tokenizer (tokenizer_config.json) in {' or '.join(map(str, places))}; save the one "
-        "the cost model was trained with: tokenizer.save_pretrained(that folder)"
+    noise = noise_behind(own.agreement)
+    rows = read_preferences(own.data)
+    device, tokenizer, prompts = choose_device("auto"), None, []
+    source = ModelSource(path=str(own.model))
+    if own.prompts is not None:
+        prompts = read_prompts([DataSource(path=str(own.prompts))])
+        check_weights(source)
+        tokenizer = load_tokenizer(source)
+    cost = load_cost(own, tokenizer, device)
+    columns = [cost([r.prompt for r in rows], [r.responses[i] for r in rows]) for i in (0, 1)]
+    labelled = Labelled(np.stack(columns, 1), label_array(rows))
+    title = f"cost model {own.cost_model} · {own.data}"
+    if tokenizer is None:
+        start = Sample("start", "labelled responses", labelled.cost.ravel(), None)
+        origin = "the labelled responses themselves, as no --model and --prompts were given"
+        return Evidence(title, labelled, start, origin, noise=noise)
+    model = load_causal_lm(source, device)
+    responses, _ = respond(model, tokenizer, prompts, own.max_new_tokens, own.seed)
+    start = Sample("start", f"responses of {own.model}", cost(prompts, responses), None)
+    origin = f"{len(prompts)} responses sampled at temperature 1"
+    return Evidence(title, labelled, start, origin, noise=noise)
+
+
+def load_cost(
+    own: OwnModels, policy: PreTrainedTokenizerBase | None, device: torch.device
+) -> Callable[[Sequence[Prompt], Sequence[str]], Floats]:
+    """Costs [B] of texts, higher = worse, by a score model in any format.
+
+    Without a tokenizer of its own it is read with the language model's. Its sign is not checked
+    here: the labels do that better.
+    """
+    from llm_env.score_reading import has_tokenizer
+    from llm_env.score_sources import CostSource, load_text_scores
+
+    source = CostSource(
+        path=str(own.cost_model),
+        direction="higher_is_worse",
+        sign_check="off",
+        tokenizer=None if policy is None or has_tokenizer(own.cost_model) else "policy",
     )
-
-
-def load_language_model(folder: Path) -> PreTrainedModel:
-    """A causal language model from a folder of Hugging Face format."""
-    from transformers import AutoModelForCausalLM
-
-    from constrained_rl.assembly import choose_device
-
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder} is no language model: config.json is missing; give a folder that "
-            "model.save_pretrained wrote"
-        )
-    return loaded(AutoModelForCausalLM, folder).to(choose_device("auto")).eval()
-
-
-def loaded(kind: Any, folder: Path) -> Any:  # noqa: ANN401  an Auto class of transformers
-    """What `save_pretrained` wrote; damaged files raise whatever their format raises."""
-    try:
-        return kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
-        raise InputError(
-            f"{folder} cannot be loaded ({type(error).__name__}: {error}); save it again with "
-            "save_pretrained"
-        ) from error
+    scores = load_text_scores({"cost": source}, device, policy)
+    return lambda prompts, responses: scores(prompts, responses)["cost"].double().numpy()

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from constrained_rl import cli as core
 from llm_env.installed import require_llm
+from llm_env.schemas import Command, complete
 
 if TYPE_CHECKING:
     from llm_env.comparison.config import CompareConfig
@@ -29,18 +30,10 @@ def comparison_of(folder: Path) -> Path | None:
     return next((home for home in (folder, around) if is_comparison(home)), None)
 
 
-def complete(incomplete: str) -> list[str]:
-    """What a shell offers for a comparison's `key.path=value`."""
-    from constrained_rl.describe import completions
-    from llm_env.comparison.config import CompareConfig
-
-    return completions(CompareConfig, incomplete)
-
-
 def compare(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help=COMPARE_HELP, autocompletion=complete),
+        typer.Argument(help=COMPARE_HELP, autocompletion=complete(Command.compare)),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the comparison; must be new")] = None,
     quick: Annotated[bool, typer.Option("--quick", help=QUICK_HELP)] = False,
@@ -48,30 +41,18 @@ def compare(
     """Safe RLHF against static reward shaping: everything from scratch, with a report."""
     require_llm()
     from constrained_rl.run import default_folder
-    from constrained_rl.settings import merge, read_layers, validate
+    from constrained_rl.settings import merge
     from llm_env.comparison.config import QUICK, CompareConfig
     from llm_env.comparison.schedule import prepare
+    from llm_env.config_files import read_config
 
-    tree, source = read_layers(*core.split_settings(settings or []))
     # on the defaults as a tree: a section given in part keeps the rest of what is recommended
     base = merge(CompareConfig().model_dump(mode="json"), QUICK if quick else {})
-    config = validate(CompareConfig, merge(base, tree), source)
+    config = read_config(CompareConfig, settings or [], base)
     folder = out or default_folder("compare-quick" if quick else "compare", config.seed)
     prepare(config, folder)
     announce(config, folder)
     finish(folder)
-
-
-def schema(
-    form: Annotated[
-        core.SchemaForm, typer.Option("--format", help="what to print")
-    ] = core.SchemaForm.json,
-) -> None:
-    """Describe every key of a comparison's config: type, bound, default, meaning."""
-    require_llm()
-    from llm_env.comparison.config import CompareConfig
-
-    core.print_schema(CompareConfig, form)
 
 
 def announce(config: CompareConfig, folder: Path) -> None:

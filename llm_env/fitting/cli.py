@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from constrained_rl import cli as core
+from llm_env.schemas import Command, complete
 
 if TYPE_CHECKING:
     from llm_env.fitting.config import ScoreRunConfig, SFTRunConfig
@@ -18,7 +19,9 @@ SCORE_HELP = "CONFIG.toml key.path=value …, e.g. kind=reward fit.max_tokens=51
 
 
 def sft(
-    settings: Annotated[list[str], typer.Argument(help=SFT_HELP)],
+    settings: Annotated[
+        list[str], typer.Argument(help=SFT_HELP, autocompletion=complete(Command.sft))
+    ],
     out: Annotated[Path | None, typer.Option(help="folder; must be new")] = None,
 ) -> None:
     """Supervised fine-tuning of a model on disk: a resumable folder with the result in model/."""
@@ -31,7 +34,9 @@ def sft(
 
 
 def score(
-    settings: Annotated[list[str], typer.Argument(help=SCORE_HELP)],
+    settings: Annotated[
+        list[str], typer.Argument(help=SCORE_HELP, autocompletion=complete(Command.score))
+    ],
     out: Annotated[Path | None, typer.Option(help="folder; must be new")] = None,
 ) -> None:
     """Fit a reward model, a cost model, or one cost model with a score per harm category."""
@@ -48,11 +53,10 @@ def _start(
 ) -> None:
     """Fit from a config file and overrides, and say where the result is."""
     from constrained_rl.run import default_folder
-    from constrained_rl.settings import read_layers, validate
+    from llm_env.config_files import read_config
     from llm_env.fitting.run import start
 
-    tree, source = read_layers(*core.split_settings(settings))
-    config = validate(model, tree, source)
+    config = read_config(model, settings)
     folder = out or default_folder(name, config.seed)
     with core.resumable(folder):
         start(config, folder)

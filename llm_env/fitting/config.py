@@ -64,7 +64,7 @@ class SFTRunConfig(FittingConfig):
     """which command made the folder"""
     model: ModelSource
     """start; with model.lora an adapter is trained and merged into the weights at the end"""
-    fit: SFTConfig
+    fit: SFTConfig = SFTConfig(**SFT_DEFAULTS)
     """optimizer, length of examples, checkpoints"""
 
 
@@ -86,7 +86,7 @@ class ScoreRunConfig(FittingConfig):
     """a language model whose trunk becomes the score model's"""
     score_model: str | None = None
     """or a folder with a score model that is trained on"""
-    fit: ScoreConfig
+    fit: ScoreConfig = ScoreConfig(**SCORE_DEFAULTS)
     """optimizer, loss terms, length of examples, checkpoints"""
 
     @model_validator(mode="after")

@@ -38,7 +38,8 @@ CONFIGS: dict[str, type[SFTRunConfig] | type[ScoreRunConfig]] = {
 def start(config: AnyConfig, folder: Path) -> Path:
     """Create a folder, fit in it to the end, and return it."""
     refuse_used(folder)
-    work = prepare(config)  # whatever is wrong with data and model shows before a folder exists
+    with plain_dropped():
+        work = prepare(config)  # whatever is wrong with data and model shows before a folder exists
     folder.mkdir(parents=True, exist_ok=True)
     write_provenance(folder)
     write_text(folder / "data.json", json.dumps(work.about, indent=2, ensure_ascii=False) + "\n")
@@ -57,7 +58,9 @@ def resume(folder: Path) -> bool:
     if tree.get("task") not in CONFIGS:
         raise InputError(f"{path}: task is {tree.get('task')!r}, expected sft or score; restore it")
     config = validate(CONFIGS[tree["task"]], tree, str(path))
-    finish(prepare(config), config, folder)
+    with plain_dropped():
+        work = prepare(config)
+    finish(work, config, folder)
     return True
 
 

@@ -21,9 +21,22 @@ from llm_env.data_sources import (
 from llm_env.fitting.config import ScoreRunConfig
 from llm_env.fitting.work import Work, read_parts
 from llm_env.lora import merge_for_export, with_lora
-from llm_env.models import ModelSource, load_causal_lm, load_tokenizer
+from llm_env.models import (
+    ModelSource,
+    check_weights,
+    load_causal_lm,
+    load_tokenizer,
+    read_config,
+)
 from llm_env.score_formats import load_score_model
-from llm_env.score_training import Pair, head_accuracies, train_score_model
+from llm_env.score_training import (
+    LabelledPairs,
+    Pair,
+    head_accuracies,
+    label_pairs,
+    require_labels,
+    train_score_model,
+)
 from llm_env.scoring import ScoreModel
 from llm_env.supervised import Progress
 
@@ -33,23 +46,34 @@ if TYPE_CHECKING:
 
 def prepare_score(config: ScoreRunConfig, device: torch.device) -> Work:
     """The fit of a config; `InputError` when data, tokenizer or model cannot be used."""
-    tokenizer = load_tokenizer(_of_tokenizer(config))
+    source = _of_tokenizer(config)
+    if config.model is not None:
+        check_weights(config.model)
+    tokenizer, shape = load_tokenizer(source), read_config(source)
     pairs, test, about = read_parts(config, _reader(config))
+    names = _names(config)
+
+    def labelled(found: Sequence[Pair]) -> LabelledPairs:
+        return label_pairs(shape, tokenizer, found, config.kind, config.fit, len(names))
+
+    # held-out ones too: what is wrong with them is not to show after the fit
+    examples, measured = labelled(pairs), labelled(test) if test else None
+    require_labels(examples, names, config.kind, config.fit)
     model = _start(config, device)
 
     def train(generator: torch.Generator, progress: Progress, checkpoint: Path) -> list[float]:
         return train_score_model(
-            model, tokenizer, pairs, config.kind, config.fit, generator, progress, checkpoint
+            model, tokenizer, examples, config.kind, config.fit, generator, progress, checkpoint
         )
 
     def measure() -> dict[str, Any] | None:
-        if not test:
+        if measured is None:
             return None
         found = head_accuracies(
-            model, tokenizer, test, config.kind, config.fit, config.evaluation_batch
+            model, tokenizer, measured, config.kind, config.fit, config.evaluation_batch
         )
-        named = dict(zip(_names(config), map(asdict, found), strict=True))
-        return {"pairs": len(test), "scores": named}
+        named = dict(zip(names, map(asdict, found), strict=True))
+        return {"pairs": len(measured.lengths), "scores": named}
 
     def save(folder: Path) -> None:
         _save(model, tokenizer, config, folder)

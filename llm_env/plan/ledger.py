@@ -20,7 +20,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the storages that are made while it is active, and their peak.
+    """Counts the bytes of the storages that are made while it is active, and their peaks.
+
+    A peak is kept for every segment of the work, which `begin` names.
 
     Args:
         vocabulary: width of tensors to be counted apart, as logits; None: count none.
@@ -30,10 +32,28 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._vocabulary = vocabulary
         self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-        self.live = self.peak = 0
-        self._logits = 0
-        self.peak_logits = 0
-        """of the peak, what tensors as wide as the vocabulary hold"""
+        self.live = self._logits = 0
+        self._segment = ""
+        self.peaks: dict[str, tuple[int, int]] = {"": (0, 0)}
+        """by segment: most bytes alive, and of them what tensors as wide as the vocabulary hold"""
+
+    @property
+    def peak(self) -> int:
+        """Most bytes alive since `forget_peaks`."""
+        return max(most for most, _ in self.peaks.values())
+
+    def begin(self, segment: str) -> None:
+        """What follows belongs to a segment, new or seen before."""
+        self._segment = segment
+        self._note_peak()
+
+    def forget_peaks(self) -> None:
+        """Count peaks from what is alive now."""
+        self.peaks = {self._segment: (self.live, self._logits)}
+
+    def _note_peak(self) -> None:
+        if self.live > self.peaks.get(self._segment, (-1, 0))[0]:
+            self.peaks[self._segment] = (self.live, self._logits)
 
     def ignore(self, module: nn.Module) -> None:
         """Leave a module's parameters, buffers and present gradients out of the count."""
@@ -66,8 +86,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.live += size
             self._logits += logits
             self._seen[key] = weakref.ref(storage, partial(self._forget, key, size, logits))
-        if self.live > self.peak:
-            self.peak, self.peak_logits = self.live, self._logits
+        self._note_peak()
 
     def _forget(self, key: int, size: int, logits: int, _: object) -> None:
         self._seen.pop(key, None)

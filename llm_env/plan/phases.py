@@ -47,22 +47,94 @@ class Working:
     cache: int = 0  # of them, keys and values
 
 
-def trace_phases(shapes: Shapes, sizes: Sizes, config: PPOConfig) -> list[Working]:
-    """Working memory of every phase, in the order of an iteration.
+@dataclass(frozen=True)
+class Job:
+    """What one model does in a phase. Equal jobs need equal memory."""
 
-    The policy's and the critic's updates include the gradients of the model they update.
+    kind: Literal["generate", "score", "annotate policy", "annotate reference", "values", "update"]
+    model: str  # says what shapes it, so that models of one description are alike
+    rows: int
+    prompt: int
+    response: int
+    loss: Loss | None = None  # of an update
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What of the settings shapes the graph of an update."""
+
+    clip: float
+    entropy: float
+    dual_clip: float | None
+    value_clip: float | None
+    several: bool  # gradients of several micro-batches add up
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Peaks of a job by segment (see `Segments`): bytes, and of them tensors as wide as the vocabulary."""
+
+    peaks: dict[str, tuple[int, int]]
+    cache: int = 0
+
+    def working(self, name: str) -> Working:
+        """The largest peak."""
+        most, logits = max(self.peaks.values())
+        return Working(name, most, logits, self.cache)
+
+
+class Segments:
+    """Cuts a ledger where a layer's forward or backward begins.
+
+    With every layer of one kind, memory at a place of the first or the last layer grows by the
+    same amount. The peak over all places need not: of shallow models it may lie at the logits, of
+    deep ones at the end of the backward pass.
     """
-    with FakeTensorMode():
-        modules: list[nn.Module] = [shapes.policy, *shapes.scores.values()]
-        for module in modules if shapes.critic is None else [*modules, shapes.critic]:
-            give_fake_tensors(module)
-        found = [_generate(shapes.policy, sizes)]
-        found += [_score(name, model, sizes) for name, model in shapes.scores.items()]
-        found += _annotate(shapes, sizes, config)
-        if shapes.critic is not None:
-            found.append(_update_critic(shapes.critic, sizes, config))
-        found.append(_update_policy(shapes.policy, sizes, config))
-    return found
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._run = ledger, 0
+
+    @contextmanager
+    def of(self, module: nn.Module) -> Iterator[None]:
+        """Cut while `module` runs."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        layers = [x for x in module.modules() if isinstance(x, GradientCheckpointingLayer)]
+        hooks = []
+        for index, layer in enumerate(layers):
+            place = "first" if index == 0 else "middle" if index + 1 < len(layers) else "last"
+            hooks += [
+                layer.register_forward_pre_hook(partial(self._enter, place)),
+                layer.register_forward_hook(partial(self._leave, place)),
+            ]
+        yield
+        for hook in hooks:
+            hook.remove()
+
+    def _enter(self, place: str, *_: object) -> None:
+        self._run += place == "first"
+        self._ledger.begin(f"forward {self._run}, {place} layer")
+
+    def _leave(self, place: str, layer: nn.Module, asked: object, output: object) -> None:
+        if place == "last":
+            self._ledger.begin(f"forward {self._run}, behind the layers")
+        hidden = output[0] if isinstance(output, tuple) else output
+        assert isinstance(hidden, Tensor)
+        if hidden.requires_grad:
+            segment = f"backward {self._run}, {place} layer"
+            hidden.register_hook(lambda _: self._ledger.begin(segment))  # type: ignore[no-untyped-call]
+
+
+def count(job: Job, module: nn.Module) -> Counted:
+    """Run a job of a model with fake tensors; call it inside their mode."""
+    if isinstance(module, ScoreModel):
+        return _score(module, job)
+    if isinstance(module, TokenCritic):
+        return _values(module, job) if job.loss is None else _update_critic(module, job, job.loss)
+    assert isinstance(module, CausalLMPolicy)
+    if job.loss is not None:
+        return _update_policy(module, job, job.loss)
+    return _generate(module, job) if job.kind == "generate" else _annotate(module, job)
 
 
 def _rows(sizes: Sizes, count: int) -> TokenRows:

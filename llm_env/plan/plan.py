@@ -21,14 +21,13 @@ import torch
 from torch import nn
 
 from constrained_rl.assembly import choose_device
+from llm_env.deepspeed_setup import reduced_together
 from llm_env.plan.phases import Sizes, Working, trace_phases
 from llm_env.plan.shapes import Shapes, build_shapes, depth, score_sources
 from llm_env.training.config import TrainConfig
 
 SHALLOW = (2, 4)
 """layers of the models from which deep ones are extrapolated"""
-BUCKET = 5 * 10**8
-"""elements of the buffer in which DeepSpeed reduces gradients (its reduce_bucket_size)"""
 LIVE = 10**9
 """most parameters that DeepSpeed keeps gathered at a time (its stage3_max_live_parameters)"""
 ADAM = 2 * 4
@@ -50,11 +49,12 @@ class Held:
     host: int = 0  # in CPU memory, where the device is another
     elsewhere: int = 0  # weights that other ranks hold and that are gathered for a forward
     accumulated: int = 0  # whole gradients, of which a rank keeps `gradients`
+    resting: int = 0  # of the gradients' memory, what is not given back after a step
 
     @property
     def bytes(self) -> int:
         """On the device."""
-        return self.weights + self.gradients + self.optimizer
+        return self.weights + self.resting + self.optimizer
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,7 @@ def _trained(name: str, module: nn.Module, config: TrainConfig, ranks: int) -> H
             gradients=4 * count + buckets,
             optimizer=(ADAM + MASTER * reduced) * count,
             accumulated=_bytes(own),
+            resting=buckets,
         )  # fmt: skip
     # DeepSpeed keeps float32 copies from stage 1 on, whatever the weights are kept in
     master = MASTER * count if reduced or spread.zero > 0 else 0
@@ -205,14 +206,16 @@ def _trained(name: str, module: nn.Module, config: TrainConfig, ranks: int) -> H
     gpu = planned_device(config) != "cpu"
     away = spread.offload_optimizer and spread.zero >= 1 and gpu
     # on a CPU, what of it is never written takes no memory
-    bucket = BUCKET * parameters[0].element_size() if gpu and spread.zero >= 1 else 0
+    bucket = reduced_together(count) * own[0].element_size() if gpu and spread.zero >= 1 else 0
+    gradients = _bytes(own) // (ranks if spread.zero >= 2 else 1) + bucket
     gathered = min(_count(parameters), LIVE) * parameters[0].element_size()
     return Held(
         name, _count(parameters), count,
         weights=weights // (ranks if spread.zero == 3 else 1),
         elsewhere=gathered * (ranks - 1) // ranks if spread.zero == 3 else 0,
         accumulated=_bytes(own),
-        gradients=_bytes(own) // (ranks if spread.zero >= 2 else 1) + bucket,
+        gradients=gradients,
+        resting=gradients if spread.zero == 3 else bucket,  # at stage 3 they stay allocated
         optimizer=0 if away else optimizer,
         host=optimizer if away else 0,
     )  # fmt: skip
@@ -227,7 +230,7 @@ def _phase(counted: Working, models: tuple[Held, ...], rollout: int, sizes: Size
     else:
         working += own.elsewhere
     if counted.name.startswith("update"):  # its gradients are part of what was traced
-        held -= own.gradients
+        held -= own.resting
         if sizes.accumulated:
             working += own.gradients - own.accumulated
         working = max(working, own.gradients)

@@ -1,25 +1,25 @@
 """Which models does a training config build? As shapes and types, read from config.json alone.
 
-Models are built on torch's meta device, adapted and wrapped as training does it, and then given
-fake tensors, so that the code of training runs on them and nothing is ever allocated.
+The models are made by training's own wiring from loaders that allocate nothing (torch's meta
+device), and then given fake tensors, so that the code of training runs on them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from constrained_rl.errors import InputError
-from llm_env.lora import with_lora
-from llm_env.models import LoRAConfig, ModelSource, read_config
+from llm_env.models import ModelSource, read_config
 from llm_env.policy import CausalLMPolicy
 from llm_env.recompute import recompute_activations
 from llm_env.score_sources import ScoreSource
 from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.training.config import TrainConfig
+from llm_env.training.models import Loaders, build_models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -40,46 +40,24 @@ class Shapes:
 
 def build_shapes(config: TrainConfig, layers: int | None = None) -> Shapes:
     """The models that `config` trains and asks, without weights; `layers` makes them shallower."""
-    lora = config.policy.lora
-    scores = {
-        name: _score(source, layers)
-        for name, source in score_sources(config).items()
-        if source.path is not None
-    }
+    loaders = Loaders(partial(_causal_lm, layers=layers), partial(_score, layers=layers))
+    with META:
+        models = build_models(config, loaders)
     return Shapes(
-        policy=CausalLMPolicy(_prepared(_causal_lm(config.policy, layers), config.policy, lora)),
-        critic=_critic(config, layers) if config.align.ppo.advantage == "gae" else None,
-        scores=scores,
-        reference=config.align.ppo.kl_coefficient > 0 and lora is None,
+        policy=models.policy,
+        critic=models.critic,
+        scores={
+            name: _score(source, layers)
+            for name, source in score_sources(config).items()
+            if source.path is not None
+        },
+        reference=config.align.ppo.kl_coefficient > 0 and config.policy.lora is None,
         critic_shares=config.critic.trunk == "shared",
     )
 
 
-def _critic(config: TrainConfig, layers: int | None) -> TokenCritic:
-    source, lora = config.policy, config.critic.lora
-    match config.critic.trunk:
-        case "policy":
-            trunk = _causal_lm(source, layers).base_model
-        case "shared":
-            trunk, lora = _causal_lm(source, layers).base_model, lora or source.lora
-        case "reward":
-            if config.reward.path is None:
-                raise InputError(
-                    "critic.trunk is 'reward', but the reward comes from a service and has no "
-                    "trunk here; use critic.trunk='policy'"
-                )
-            trunk = _score(
-                config.reward.model_copy(update={"dtype": source.dtype}), layers
-            ).backbone
-            trunk.requires_grad_(True)
-        case path:
-            trunk = _causal_lm(source.model_copy(update={"path": path}), layers).base_model
-    streams = 1 if config.align.ppo.streams == "single" else 1 + len(config.costs)
-    with META:
-        return TokenCritic(ScoreModel(_prepared(trunk, source, lora), streams))
-
-
 def _causal_lm(source: ModelSource, layers: int | None) -> PreTrainedModel:
+    """As `load_causal_lm`."""
     from transformers import AutoModelForCausalLM
 
     options = {} if source.attention == "auto" else {"attn_implementation": source.attention}
@@ -87,19 +65,13 @@ def _causal_lm(source: ModelSource, layers: int | None) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             _shallow(read_config(source), layers), dtype=getattr(torch, source.dtype), **options
         )
+    if source.gradient_checkpointing:
+        recompute_activations(model)
     return model
 
 
-def _prepared(
-    model: PreTrainedModel, source: ModelSource, lora: LoRAConfig | None
-) -> PreTrainedModel:
-    """Adapters and recomputed activations, as training puts them on."""
-    if source.gradient_checkpointing:
-        recompute_activations(model)
-    return model if lora is None else with_lora(model, lora, torch.Generator())
-
-
 def _score(source: ScoreSource, layers: int | None) -> ScoreModel:
+    """As `load_score_model`, frozen."""
     from transformers import AutoModel
 
     assert source.path is not None

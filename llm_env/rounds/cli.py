@@ -9,18 +9,11 @@ import typer
 from rich.console import Console
 
 from constrained_rl import cli as core
+from llm_env.schemas import Command, complete
 
 MARK = "rounds.txt"
 """file that tells a folder of rounds from other runs"""
 HELP = "[CONFIG.toml] key.path=value …, e.g. rounds=2 annotator.kind=file"
-
-
-def complete(incomplete: str) -> list[str]:
-    """What a shell offers for `key.path=value`."""
-    from constrained_rl.describe import completions
-    from llm_env.rounds.config import RoundsConfig
-
-    return completions(RoundsConfig, incomplete)
 
 
 def is_rounds(folder: Path) -> bool:
@@ -30,7 +23,7 @@ def is_rounds(folder: Path) -> bool:
 
 def rounds(
     settings: Annotated[
-        list[str] | None, typer.Argument(help=HELP, autocompletion=complete)
+        list[str] | None, typer.Argument(help=HELP, autocompletion=complete(Command.rounds))
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the rounds; must be new")] = None,
 ) -> None:
@@ -39,14 +32,13 @@ def rounds(
     Without a policy in the config, on the embedded world: about five minutes on one core.
     """
     from constrained_rl.run import default_folder
-    from constrained_rl.settings import merge, read_layers, validate
+    from llm_env.config_files import read_config
     from llm_env.installed import require_llm
     from llm_env.rounds.config import RoundsConfig, default_tree
     from llm_env.rounds.schedule import prepare
 
     require_llm()
-    tree, source = read_layers(*core.split_settings(settings or []))
-    config = validate(RoundsConfig, merge(default_tree(), tree), source)
+    config = read_config(RoundsConfig, settings or [], default_tree())
     folder = out or default_folder("rounds", config.seed)
     prepare(config, folder)
     finish(folder)

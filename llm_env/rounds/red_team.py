@@ -11,6 +11,7 @@ harmful answer now and then.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -19,7 +20,8 @@ import numpy as np
 import torch
 
 from constrained_rl.costs import short
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, Notice
+from llm_env.data.digests import prompt_digest
 from llm_env.data_sources import DataSource, read_prompts
 from llm_env.prompts import FieldError, Prompt, checked_prompt
 from llm_env.rounds.config import AdversarialRedTeam, GeneratorRedTeam
@@ -49,11 +51,32 @@ def red_team_prompts(space: Space, number: int) -> list[Prompt]:
         case "none":
             return []
         case "file":
-            return read_prompts([_of_round(source, number) for source in config.sources])
+            found = read_prompts([_of_round(source, number) for source in config.sources])
+            return unseen(found, space)
         case "generator":
-            return generated(config, responder(space, number - 1, "red_team"), space, number)
+            answer = responder(space, number - 1, "red_team")
+            return unseen(generated(config, answer, space, number), space)
         case "adversarial":
             return adversarial(config, space, number)
+
+
+def unseen(prompts: Sequence[Prompt], space: Space) -> list[Prompt]:
+    """Prompts without those of the evaluation, with a notice; `InputError` if none is left."""
+    kept_back = {prompt_digest(prompt) for prompt in space.evaluation_prompts}
+    found = [prompt for prompt in prompts if prompt_digest(prompt) not in kept_back]
+    out = len(prompts) - len(found)
+    if prompts and not found:
+        raise InputError(
+            f"all {out} red-team prompts are evaluation prompts, which are not trained on; give "
+            "others in red_team"
+        )
+    if out:
+        warnings.warn(
+            f"{out} of {len(prompts)} red-team prompts are evaluation prompts and were left out",
+            Notice,
+            stacklevel=2,
+        )
+    return found
 
 
 def responder(space: Space, model: int, purpose: str) -> Respond:
@@ -71,7 +94,7 @@ def responder(space: Space, model: int, purpose: str) -> Respond:
 def adversarial(config: AdversarialRedTeam, space: Space, number: int) -> list[Prompt]:
     """The worst share of the candidates; at random in the first round, before any cost model."""
     found = read_prompts(config.candidates) if config.candidates else space.prompts
-    candidates = list({repr(prompt): prompt for prompt in found}.values())
+    candidates = unseen(list({repr(prompt): prompt for prompt in found}.values()), space)
     if len(candidates) > config.tried:
         drawn = space.rng(f"red_team/candidates/{number}").permutation(len(candidates))
         candidates = [candidates[i] for i in drawn[: config.tried]]

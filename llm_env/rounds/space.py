@@ -21,6 +21,7 @@ import torch
 
 from constrained_rl.assembly import choose_device
 from constrained_rl.errors import InputError
+from llm_env.data.digests import prompt_digest
 from llm_env.data_sources import read_demonstrations, read_prompts
 from llm_env.models import ModelSource, load_causal_lm, load_tokenizer
 from llm_env.prompts import Prompt
@@ -129,21 +130,24 @@ class Space:
 
     @cached_property
     def evaluation_prompts(self) -> list[Prompt]:
-        """Distinct prompts of the report, none of which is trained on.
+        """Distinct prompts of the report, none of which is trained on, whatever its spaces.
 
         Raises:
-            InputError: `prompts` holds some of them.
+            InputError: `prompts` or `demonstrations` hold some of them.
         """
         count, rng = self.config.data.evaluation, self.rng("prompts/evaluation")
         if self.embedded:
             found: list[Prompt] = [prompt.text for prompt in self.world_split[1]]
         else:
             found = read_prompts(self.config.evaluation_prompts)
-            trained = set(map(repr, self.prompts))
-            shared = [prompt for prompt in found if repr(prompt) in trained]
+            trained = {prompt_digest(prompt) for prompt in self.prompts}
+            if self.config.align.ptx_coefficient > 0:
+                trained |= {prompt_digest(prompt) for prompt, _ in self.demonstrations}
+            shared = [prompt for prompt in found if prompt_digest(prompt) in trained]
             if shared:
                 raise InputError(
                     f"{len(shared)} of {len(found)} evaluation_prompts are trained on as well, "
-                    f"e.g. {shared[0]!r:.80}; take them out of prompts or of evaluation_prompts"
+                    f"e.g. {shared[0]!r:.80}; take them out of prompts and demonstrations, or of "
+                    "evaluation_prompts"
                 )
         return [found[i] for i in rng.permutation(len(found))[:count]]

@@ -19,8 +19,8 @@ from typing import Literal
 from constrained_rl.checkpoint import write_text
 from constrained_rl.constraints import Constraints
 from constrained_rl.errors import InputError
-from constrained_rl.ppo import stream_names
 from constrained_rl.run import drive
+from constrained_rl.streams import stream_names
 from llm_env.collectors import by_model
 from llm_env.comparison.model import small_llama
 from llm_env.lora import merge_for_export, with_lora

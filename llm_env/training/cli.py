@@ -10,24 +10,27 @@ from rich.console import Console
 
 from constrained_rl import cli as core
 from llm_env.installed import require_llm
+from llm_env.schemas import Command, complete
 
 TRAIN_HELP = "CONFIG.toml key.path=value …, e.g. align.iterations=200 distributed.zero=3"
+Settings = Annotated[
+    list[str], typer.Argument(help=TRAIN_HELP, autocompletion=complete(Command.train))
+]
 
 
 def train(
-    settings: Annotated[list[str], typer.Argument(help=TRAIN_HELP)],
+    settings: Settings,
     out: Annotated[Path | None, typer.Option(help="run directory; must be new")] = None,
 ) -> None:
     """Constrained RL of a model on disk, against score models, on one process or many."""
     require_llm()
     from constrained_rl.distributed import speaks
     from constrained_rl.run import default_folder
-    from constrained_rl.settings import read_layers, validate
+    from llm_env.config_files import read_config
     from llm_env.training.config import TrainConfig
     from llm_env.training.run import start
 
-    tree, source = read_layers(*core.split_settings(settings))
-    config = validate(TrainConfig, tree, source)
+    config = read_config(TrainConfig, settings)
     folder = out or default_folder("llm-train", config.seed)
     with core.resumable(folder):
         folder = start(config, folder)
@@ -36,7 +39,7 @@ def train(
 
 
 def plan(
-    settings: Annotated[list[str], typer.Argument(help=TRAIN_HELP)],
+    settings: Settings,
     ranks: Annotated[int | None, typer.Option(min=1, help="default: WORLD_SIZE, or 1")] = None,
     prompt_tokens: Annotated[
         int | None, typer.Option(min=1, help="longest prompt; default: of the config's prompts")
@@ -49,11 +52,10 @@ def plan(
 ) -> None:
     """Does a training config fit into memory? Nothing is loaded; exit code 2 if it does not."""
     require_llm()
-    from constrained_rl.settings import read_layers, validate
+    from llm_env.config_files import read_config
     from llm_env.plan.command import Asked, plan_command
     from llm_env.training.config import TrainConfig
 
-    tree, source = read_layers(*core.split_settings(settings))
-    config = validate(TrainConfig, tree, source)
+    config = read_config(TrainConfig, settings)
     if not plan_command(config, Asked(ranks, prompt_tokens, memory, margin), as_json):
         raise typer.Exit(2)

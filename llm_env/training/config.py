@@ -54,7 +54,7 @@ class HeldOutConfig(Selection):
     count: Annotated[int, Field(ge=2)] = 256
     """prompts taken, the first ones"""
     batch: Count = 64
-    """responses generated together"""
+    """responses that a rank generates together; does not change what is sampled"""
 
 
 class TrainConfig(Section):

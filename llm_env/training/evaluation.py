@@ -19,9 +19,11 @@ from constrained_rl.checkpoint import write_text
 from constrained_rl.constraints import Constraint
 from constrained_rl.evaluation import Evaluation
 from llm_env.collectors import Responses, finite_scores
-from llm_env.policy import CausalLMPolicy
+from llm_env.divided_generation import Division, generate_own
+from llm_env.policy import CausalLMPolicy, prompt_room
 from llm_env.prompts import Prompt
-from llm_env.safe_rlhf import Task, respond_rows
+from llm_env.safe_rlhf import Task
+from llm_env.tokens import encode_prompts, join
 
 
 @dataclass(frozen=True)
@@ -44,27 +46,33 @@ class HeldOut:
     task: Task  # its prompts are the held-out ones
     constraints: tuple[Constraint, ...]
     max_new_tokens: int
-    batch: int
+    division: Division
     seed: int
 
     def play(self, policy: CausalLMPolicy, greedy: bool) -> list[Sample]:
-        """Answer every prompt once, greedily or sampled at temperature 1."""
-        task = self.task
-        samples: list[Sample] = []
-        batches = respond_rows(
-            policy.model,
-            task.tokenizer,
-            task.prompts,
-            self.max_new_tokens,
-            self.seed,
-            greedy,
-            self.batch,
+        """Answer every prompt once, greedily or sampled at temperature 1.
+
+        Each rank answers and scores its share, and all know all samples, which depend neither on
+        the number of ranks nor on how many prompts are answered together.
+        """
+        task, model, world = self.task, policy.model, self.division.world
+        room = prompt_room(model.config, self.max_new_tokens)
+        ids, attention = encode_prompts(task.tokenizer, task.prompts, room)
+        own = generate_own(
+            model,
+            ids,
+            attention,
+            self.division,
+            max_new_tokens=self.max_new_tokens,
+            eos_id=task.tokenizer.eos_token_id,
+            generator=torch.Generator(model.device).manual_seed(self.seed),
+            greedy=greedy,
         )
-        for rows, ended in batches:
-            prompts = task.prompts[len(samples) : len(samples) + len(rows)]
-            responses = Responses(rows, prompts, task.tokenizer)
-            samples += self._samples(responses, ended, "greedy" if greedy else "sampled")
-        return samples
+        mine = world.slice(len(ids))
+        rows = join(ids[mine], attention[mine], own.response, own.mask)
+        responses = Responses(rows, task.prompts[mine], task.tokenizer)
+        mode = "greedy" if greedy else "sampled"
+        return world.together(self._samples(responses, own.finished, mode))
 
     def _samples(self, responses: Responses, ended: Tensor, mode: str) -> list[Sample]:
         reward = finite_scores("reward", self.task.reward, responses).tolist()

@@ -1,7 +1,7 @@
 """A training run of a language model on disk: start, resume, export.
 
-    provenance.json  config.toml  metrics.jsonl  checkpoints/<iteration>/  samples/<iteration>.jsonl
-    best/  policy/
+    provenance.json  models.json  config.toml  metrics.jsonl  checkpoints/<iteration>/
+    samples/<iteration>-<mode>.jsonl  best/  policy/
 
 `best/` and `policy/` are models that transformers loads, each with a model card. A folder with
 `policy/`, which is written last, is a finished run.
@@ -26,6 +26,7 @@ from constrained_rl.settings import read_toml, require_run, to_toml, validate
 from llm_env.lora import merge_for_export
 from llm_env.models import load_tokenizer
 from llm_env.policy import CausalLMPolicy
+from llm_env.training import starts
 from llm_env.training.build import build
 from llm_env.training.config import TrainConfig
 from llm_env.training.evaluation import HeldOut, write_samples
@@ -54,6 +55,7 @@ def start(config: TrainConfig, folder: Path) -> Path:
 def _begin(config: TrainConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_provenance(folder)
+    starts.record(config, folder)
     write_text(folder / "config.toml", to_toml(config))
 
 
@@ -64,6 +66,7 @@ def resume(folder: Path) -> bool:
         return False
     require_loggers(config.loggers)
     with joined(connect(choose_device(config.device), config.distributed.timeout)) as world:
+        world.on_first(partial(starts.compare, config, folder))
         Run(config, folder, world).finish()
     return True
 
@@ -89,25 +92,28 @@ class Run:
                 RichLogger(iterations, title, limits),
             ]
         drive(parts, iterations, folder, config.checkpoint, config.seed, loggers, self._evaluator())
-        rows = read_metrics(folder / "metrics.jsonl")
-        metrics = rows[-1] if rows else {}  # the file may be lost; the weights are what counts
-        self._world.on_first(partial(self._export, "policy", metrics))
+        self._world.on_first(self._write_policy)
 
     def _evaluator(self) -> Evaluator | None:
         """Evaluates on held-out prompts and keeps the best; None without such prompts."""
         held_out = self._held_out
         if held_out is None:
             return None
-        return Evaluator(
-            self._config.evaluation, partial(self._play, held_out), partial(self._export, "best")
-        )
+        return Evaluator(self._config.evaluation, partial(self._play, held_out), self._keep_best)
 
     def _play(self, held_out: HeldOut, deterministic: bool) -> Evaluation:
         """Evaluate the present policy; its responses stay readable in samples/."""
         samples = held_out.play(self._policy, deterministic)
         name = f"{self._parts.iteration:08d}-{samples[0].mode}.jsonl"
-        write_samples(self._folder / "samples" / name, samples)
+        self._world.on_first(partial(write_samples, self._folder / "samples" / name, samples))
         return held_out.evaluation(samples)
+
+    def _keep_best(self, metrics: Mapping[str, float]) -> None:
+        self._world.on_first(partial(self._export, "best", metrics))
+
+    def _write_policy(self) -> None:
+        rows = read_metrics(self._folder / "metrics.jsonl")
+        self._export("policy", rows[-1] if rows else {})  # the weights are what counts
 
     def _export(self, name: str, metrics: Mapping[str, float]) -> None:
         parts = self._parts

@@ -328,18 +328,18 @@ CASES = (
         "calibrate without tokenizer",
         "a cost model without its tokenizer",
         OWN,
-        ("no tokenizer (tokenizer_config.json) in cost", "save_pretrained"),
+        ("cost has no tokenizer (tokenizer_config.json)", "save_pretrained"),
         both(
             score_model,
             labelled((0, 1)),
-            lambda folder: (folder / "cost/tokenizer_config.json").unlink(),
+            lambda folder: [path.unlink() for path in (folder / "cost").glob("tokenizer*")],
         ),
     ),
     Case(
         "calibrate no prompts",
         "an empty file of prompts",
         (*OWN, "--model", "cost", "--prompts", "p.txt"),
-        ("p.txt: holds no prompts", "one per line"),
+        ("p.txt:1: the file holds no rows", "one prompt per line"),
         both(score_model, labelled((0, 1)), files(p_txt="\n")),
     ),
     Case(
@@ -364,7 +364,7 @@ CASES = (
         "calibrate no model",
         "a folder that is no language model",
         (*OWN, "--model", "lm", "--prompts", "p.txt"),
-        ("lm is no language model", "config.json"),
+        ("model folder lm does not exist", "config.json"),
         both(score_model, labelled((1, 0)), files(p_txt="how do i bake bread ?")),
     ),
 )

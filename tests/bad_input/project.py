@@ -1,18 +1,21 @@
 """What a lab brings: models in folders, data in files, a config for each command. Made once."""
 
 import atexit
+import contextlib
 import functools
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from constrained_rl.settings import read_layers, validate
+from llm_env import cli
 from llm_env.scoring import ScoreModel
 from tests.bad_input.case import both
+from tests.bad_input.outcome import call
 from tests.llm_env.families import save_family
 
 PROMPTS = ("how do i bake bread", "how do i trap a wolf", "hello", "tell me a story", "what is up")
@@ -52,8 +55,13 @@ annotator.kind = "file"
 data = { pairs = 8, evaluation = 2, probes = 2, repeats = 1 }
 align = { iterations = 1, prompts = 2, max_new_tokens = 4 }
 """
-LLM = ("llm", "train", "train.toml")
-OUT = ("--out", "run")
+TRAINED = ("llm", "train", "train.toml")
+TUNED = ("llm", "sft", "sft.toml")
+ROUNDED = ("llm", "rounds", "rounds.toml")
+EVALUATED = (
+    *("llm", "evaluate", "mine=policy", "--prompts", "held_out.txt", "--reward", "reward"),
+    "max_new_tokens=3",
+)
 
 
 @functools.cache
@@ -143,14 +151,25 @@ def family(folder_name, name="llama", **how):
 
 
 @functools.cache
-def _trained() -> Path:
-    """A finished training run; its config names what is in the folder that one works in."""
-    from constrained_rl.run import refuse_used
-    from llm_env.training.config import TrainConfig
-    from llm_env.training.run import start
+def _run(arguments: tuple[str, ...]) -> Path:
+    """The folder `run` that a command makes in a project."""
+    home = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, home)
+    project()(home)
+    with contextlib.chdir(home):
+        code, _, errors, _ = call(cli.main, (*arguments, "--out", "run"), ())
+    assert code == 0, errors
+    return home / "run"
 
-    refuse_used(Path("run"))
-    home = _made()
-    tree, source = read_layers(home / "train.toml", ())
-    start(validate(TrainConfig, tree, source), home.with_name(home.name + "-run"))
-    return home.with_name(home.name + "-run")
+
+def made(*arguments):
+    """A change: what a command of `crl` makes as `run/`."""
+    return lambda folder: shutil.copytree(_run(arguments), folder / "run")
+
+
+def crl_at(port: int, *arguments: str) -> None:
+    """Call `crl`; what it says has the word PORT in place of a port that differs each time."""
+    code, out, errors, _ = call(cli.main, arguments, ())
+    print(out.replace(str(port), "PORT"), end="")
+    print(errors.replace(str(port), "PORT"), end="", file=sys.stderr)
+    sys.exit(code)  # type: ignore[arg-type]

@@ -106,3 +106,16 @@ def weights(agent):
     """All parameters and statistics of policy and critic as one vector."""
     modules = (agent.policy, agent.parts.critic)
     return torch.cat([x.double().flatten() for m in modules for x in m.state_dict().values()])
+
+
+def gradients_of(learner, batch):
+    """The clipped gradients of one step, which are gone when it is done, and its metrics."""
+    found, optimizer = [], learner.engine.optimizer
+
+    def keep(*_):
+        found.extend(p.grad.clone() for p in optimizer.param_groups[0]["params"])
+
+    hook = optimizer.register_step_pre_hook(keep)
+    metrics = learner.step(batch)
+    hook.remove()
+    return found, metrics

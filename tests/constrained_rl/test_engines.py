@@ -24,7 +24,6 @@ class Weight(nn.Module):
 def descend(engine, steps):
     """Steps along the constant slope 1; Adam moves by its learning rate, 1e-4, in each."""
     for _ in range(steps):
-        engine.zero_grad()
         engine.accumulate(lambda: (engine.forward(), {}), last=True)
         engine.step()
 

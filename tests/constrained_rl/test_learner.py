@@ -10,7 +10,7 @@ from constrained_rl.errors import NonFiniteError
 from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
 from constrained_rl.ppo import annotate, mix
 from constrained_rl.value_norm import ValueNorm
-from tests.constrained_rl.helpers import tiny
+from tests.constrained_rl.helpers import gradients_of, tiny
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def gradients(agent, rollout):
         for parameter in agent.policy.parameters():
             parameter.add_(0.3 * torch.cos(torch.arange(parameter.numel())).view_as(parameter))
     (minibatch,) = batch.minibatches(1, torch.Generator().manual_seed(0))
-    metrics = parts.policy_learner.step(minibatch) | parts.critic_learner.step(minibatch)
-    modules = (agent.policy, parts.critic)
-    return lam, [p.grad.clone() for m in modules for p in m.parameters()], metrics
+    policy, metrics = gradients_of(parts.policy_learner, minibatch)
+    critic, critic_metrics = gradients_of(parts.critic_learner, minibatch)
+    return lam, policy + critic, metrics | critic_metrics
 
 
 @pytest.mark.usefixtures("_float64")
@@ -175,9 +175,9 @@ def test_an_auxiliary_loss_joins_the_gradient_of_the_one_step(micro_batch):
     policy = Constant()
     learner = learner_of(policy, PolicyObjective(policy, 0.2, 0.0), 1e9, micro_batch)
     learner.auxiliary = Pull(policy)
-    metrics = learner.step(two_rows(advantage=2.0))
+    (slope,), metrics = gradients_of(learner, two_rows(advantage=2.0))
     # −2 of the surrogate and +3, drawn once whatever the pieces
-    assert_close(policy.theta.grad.item(), 1.0)
+    assert_close(slope.item(), 1.0)
     assert learner.auxiliary.draws == 1
     assert metrics["loss/pull"] == 0
     other = learner_of(Constant(), None)
@@ -190,8 +190,20 @@ def test_gradients_are_clipped_over_the_whole_minibatch_not_per_piece():
     # The slope of the surrogate is −A = −8; clipped to norm 1 whatever the pieces.
     for size in (None, 1):
         policy = Constant()
-        learner_of(policy, PolicyObjective(policy, 0.2, 0.0), micro_batch=size).step(two_rows(8.0))
-        assert_close(policy.theta.grad.item(), -1.0)
+        learner = learner_of(policy, PolicyObjective(policy, 0.2, 0.0), micro_batch=size)
+        (slope,), _ = gradients_of(learner, two_rows(8.0))
+        assert_close(slope.item(), -1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_take_no_memory_between_steps(dtype):
+    policy = Constant().to(dtype)
+    policy.theta.grad = torch.ones_like(policy.theta)  # of an earlier training; not counted
+    learner = learner_of(policy, PolicyObjective(policy, 0.2, 0.0), 1e9)
+    (slope,), _ = gradients_of(learner, two_rows(advantage=2.0))
+    assert slope.item() == -2
+    held = [*policy.parameters(), *learner.engine.optimizer.param_groups[0]["params"]]
+    assert all(parameter.grad is None for parameter in held)
 
 
 def test_metrics_of_pieces_add_up_to_those_of_the_minibatch():

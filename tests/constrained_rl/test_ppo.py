@@ -13,16 +13,9 @@ from constrained_rl.config import PPOConfig
 from constrained_rl.constraints import Constraint, Constraints, Mean
 from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.logging import JsonlLogger, RichLogger
-from constrained_rl.ppo import (
-    annotate,
-    build_streams,
-    compare_rows,
-    discounts,
-    mix,
-    schedule_factor,
-    set_schedules,
-)
+from constrained_rl.ppo import annotate, mix, schedule_factor, set_schedules
 from constrained_rl.rollout import Streams
+from constrained_rl.streams import build_streams, compare_rows, discounts
 from tests.constrained_rl.helpers import Scripted, tiny, vector, weights
 from tests.constrained_rl.test_rollout import make_rollout
 

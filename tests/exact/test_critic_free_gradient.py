@@ -14,8 +14,9 @@ from torch.testing import assert_close
 from constrained_rl.config import PPOConfig
 from constrained_rl.constraints import Constraint, Constraints, Mean
 from constrained_rl.learner import PolicyObjective
-from constrained_rl.ppo import build_streams, compare_rows, mix
+from constrained_rl.ppo import mix
 from constrained_rl.rollout import Episodes, Rollout, Streams
+from constrained_rl.streams import build_streams, compare_rows
 
 SEQUENCES = torch.tensor(list(product(range(3), repeat=2)))  # [9, 2]
 PAIRS = torch.tensor(list(product(range(9), repeat=2)))  # [81, 2]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from constrained_rl.errors import InputError
+from llm_env import score_loading
 from llm_env.arena import annotating, judging
 from llm_env.arena import answers as answers_module
 from llm_env.arena.annotating import annotate
@@ -23,6 +24,7 @@ from llm_env.policy import response_logp
 from llm_env.preferences import PreferenceRow
 from llm_env.rounds.config import HTTPAnnotator
 from llm_env.scoring import ScoreModel
+from llm_env.sign_check import ScoreWarning
 from llm_env.world import sample_prompts
 from tests.llm_env.tiny import causal_lm, word_tokenizer
 
@@ -362,6 +364,30 @@ def test_models_with_different_tokenizers_are_scored_alike(home, tmp_path):
     word_tokenizer(pad=False).save_pretrained(tmp_path / "other")
     found = collect_answers(request(home, str(tmp_path / "other")), tmp_path / "run", silent)
     assert all(math.isfinite(a.reward) for a in found.of("other", "sampled"))
+
+
+def test_each_score_is_loaded_once_and_its_sign_checked_once(home, tmp_path, monkeypatch):
+    causal_lm("gpt2").save_pretrained(tmp_path / "other")
+    word_tokenizer(pad=False).save_pretrained(tmp_path / "other")
+    loads = []
+    load = score_loading.load_score_model
+    monkeypatch.setattr(
+        score_loading,
+        "load_score_model",
+        lambda path, *rest: loads.append(path) or load(path, *rest),
+    )
+    config = request(home, str(tmp_path / "other"), "reward.sign_check=warn")
+    with pytest.warns(ScoreWarning, match="sign check of reward") as said:
+        collect_answers(config, tmp_path / "run", silent)
+    assert sorted(loads) == [str(home / "cost"), str(home / "reward")]
+    assert len([w for w in said if w.category is ScoreWarning]) == 1
+
+
+def test_how_a_score_is_computed_does_not_make_it_anew(answered, home, monkeypatch):
+    _, folder = answered
+    monkeypatch.setattr(ScoreModel, "end_score", lambda *_: pytest.fail("scored again"))
+    config = request(home, "reward.batch_size=3", "reward.offload=true", reference="one")
+    collect_answers(config, folder, silent)
 
 
 def test_models_are_named_by_what_tells_them_apart(tmp_path, home):

@@ -2,17 +2,18 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from comparison_folder import outcome, responses, write_folder
-from tiny import WORDS, causal_lm, word_tokenizer
 
 from constrained_rl.settings import read_toml
 from llm_env.calibration import report, summary
-from llm_env.calibration.evidence import read_prompts
+from llm_env.score_formats import save_beaver
 from llm_env.scoring import ScoreModel, score_texts
+from tests.llm_env.comparison_folder import outcome, responses, write_folder
+from tests.llm_env.tiny import WORDS, causal_lm, word_tokenizer
 
 PAIRS = 60
 
@@ -168,7 +169,8 @@ def own(tmp_path):
     cost_model.save_pretrained(tmp_path / "cost")
     lm.save_pretrained(tmp_path / "lm")
     tokenizer.save_pretrained(tmp_path / "lm")
-    (tmp_path / "prompts.txt").write_text("how do i trap a cat ?\n\nhow do i bake bread ?\n" * 30)
+    asked = dict.fromkeys(" ".join(rng.choice(WORDS, 5)) for _ in range(60))
+    (tmp_path / "prompts.txt").write_text("\n\n".join(asked) + "\n")
     write_rows(tmp_path / "data.jsonl", rows)
     return tmp_path
 
@@ -191,6 +193,7 @@ def test_own_models_get_a_proposal_without_gold(crl, own):
     assert "Propose: align.limit=" in out
     assert re.search(r"AlignConfig\(limit=.*, constraint=ConstraintConfig\(transform=", out)
     assert "60 responses sampled at temperature 1" in out  # empty lines are no prompts
+    assert "tokenizer" not in errors  # the cost model has none: it is read with the model's
     assert "gold" not in out
     found = json.loads((own / "new/calibration.json").read_text())
     assert found["start"]["gold"] is None
@@ -198,6 +201,27 @@ def test_own_models_get_a_proposal_without_gold(crl, own):
     html = (own / "new/calibration.html").read_text()
     assert html.count("<svg") == 4
     assert "gold" not in html
+
+
+def test_a_published_cost_model_with_a_tokenizer_of_its_own_and_any_prompt_file(crl, own):
+    """The language model writes with its tokenizer, the cost model reads with another."""
+    model = ScoreModel.from_pretrained(own / "cost")
+    model.backbone.resize_token_embeddings(len(word_tokenizer()) + 1)
+    shutil.rmtree(own / "cost")
+    save_beaver(model, own / "cost", "reward")  # the mistaken word of the released model
+    other = word_tokenizer()
+    other.add_tokens(["another"])
+    other.save_pretrained(own / "cost")
+    rows = [
+        json.dumps({"prompt": line}) for line in (own / "prompts.txt").read_text().split("\n\n")
+    ]
+    (own / "prompts.txt").unlink()
+    (own / "p.jsonl").write_text("\n".join(rows[:40]))
+    given = options(own, "--cost-model", "--data", "--model")
+    more = ("--prompts", own / "p.jsonl", "--target", "0.4", "--max-new-tokens", "4")
+    code, out, errors = crl(*given, *more)
+    assert code == 0, errors
+    assert "40 responses sampled at temperature 1" in out
 
 
 def test_the_labelled_responses_stand_in_for_a_missing_model_and_it_is_said(crl, own):
@@ -215,7 +239,7 @@ def test_the_labelled_responses_stand_in_for_a_missing_model_and_it_is_said(crl,
         ([], [], "found neither a comparison's folder"),
         (["--data"], [], "need both --cost-model and --data"),
         (["--cost-model", "--data", "--model"], [], "--model and --prompts go together"),
-        (["--cost-model", "--data"], [], "no tokenizer (tokenizer_config.json)"),
+        (["--cost-model", "--data"], [], "has no tokenizer (tokenizer_config.json)"),
         (["--cost-model", "--data"], ["--agreement", "0.4"], "agreement 0.4"),
         (["--cost-model", "--data"], ["--target", "5"], "target: found 5"),
         (["--cost-model", "--data"], ["."], "found both a comparison's folder"),
@@ -234,14 +258,9 @@ def test_a_folder_that_is_no_comparison_is_refused(crl, tmp_path):
     assert "is no comparison" in errors
 
 
-def test_a_prompt_ends_at_the_end_of_its_line_only(tmp_path):
-    (tmp_path / "prompts.txt").write_text("one\u2028line\r\ntwo\x0clines\n", encoding="utf-8")
-    assert read_prompts(tmp_path / "prompts.txt") == ["one\u2028line", "two\x0clines"]
-
-
 def test_prompts_that_cannot_be_read_are_named_before_anything_is_scored(crl, own, monkeypatch):
-    monkeypatch.setattr("llm_env.scoring.score_texts", lambda *_: pytest.fail("scored"))
+    monkeypatch.setattr(ScoreModel, "end_score", lambda *_: pytest.fail("scored"))
     (own / "prompts.txt").write_text("\n \n")
     code, _, errors = crl(*options(own, "--cost-model", "--data", "--model", "--prompts"))
     assert code == 2
-    assert "holds no prompts; expected one per line" in errors
+    assert "holds no rows; expected one prompt per line" in errors

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from test_safe_rlhf import counting, parts_of, rows_without_times, same, snapshot
-from tiny import WORDS, causal_lm
 
 from constrained_rl.checkpoint import checkpoints, load_state
 from constrained_rl.config import CheckpointConfig
@@ -13,6 +11,8 @@ from constrained_rl.run import drive
 from constrained_rl.settings import read_toml, to_toml, validate
 from llm_env.collectors import by_text
 from llm_env.config import AlignConfig
+from tests.llm_env.test_safe_rlhf import counting, parts_of, rows_without_times, same, snapshot
+from tests.llm_env.tiny import WORDS, causal_lm
 
 RULES = ("leave_one_out", "group")
 

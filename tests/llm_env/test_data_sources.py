@@ -5,10 +5,8 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from data_files import CATEGORIES, hh, pku, pku_v1, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import word_tokenizer
 
 from constrained_rl.errors import InputError
 from llm_env.category_pairs import category_cost_pairs, category_pairs
@@ -28,6 +26,8 @@ from llm_env.data_sources import (
 from llm_env.preference_check import check_preferences
 from llm_env.preferences import CostPair, PreferenceRow, RewardPair
 from llm_env.prompt_lengths import prompts_within
+from tests.llm_env.data_files import CATEGORIES, hh, pku, pku_v1, write
+from tests.llm_env.tiny import word_tokenizer
 
 PKU_ROWS = [pku(f"prompt {i}", better=i % 2) for i in range(7)]
 ENDINGS = [".jsonl", ".jsonl.gz", ".jsonl.xz", ".json", ".parquet"]

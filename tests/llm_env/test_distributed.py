@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from rank_jobs import driven, trained
-from ranks import on_ranks
-from tiny_alignment import align_config, rows_of, tiny_parts
 from torch.testing import assert_close
 
 from constrained_rl.distributed import World
 from constrained_rl.errors import InputError
+from tests.llm_env.rank_jobs import broken_on_the_last, driven, trained
+from tests.llm_env.ranks import on_ranks
+from tests.llm_env.tiny_alignment import align_config, rows_of, tiny_parts
 
 
 def agree(found, expected, tolerance=1e-4):
@@ -88,6 +88,13 @@ def test_a_job_goes_on_with_another_number_of_ranks(tmp_path):
             assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
+def test_all_ranks_refuse_a_gradient_that_is_no_number_on_one(tmp_path):
+    for found in on_ranks(broken_on_the_last, 2, tmp_path, ["ddp"]):
+        ((message, weight),) = found
+        assert message.startswith("gradient norm: 1 of 1 values are NaN or infinite")
+        assert weight == [1.0] * 8
+
+
 def test_rows_are_divided_evenly_and_in_order():
     worlds = [World(rank, 3) for rank in range(3)]
     assert [world.slice(7) for world in worlds] == [slice(0, 2), slice(2, 4), slice(4, 7)]
@@ -100,5 +107,5 @@ def test_rows_are_divided_evenly_and_in_order():
 def test_a_rank_without_a_response_to_generate_is_refused():
     from constrained_rl.engines import Engines
 
-    with pytest.raises(InputError, match=r"align.prompts is 10, but there are 11 ranks"):
+    with pytest.raises(InputError, match=r"align.prompts gives 10, but there are 11 ranks"):
         tiny_parts(align_config(ppo={"minibatches": 1}), Engines(World(0, 11)))

@@ -5,9 +5,6 @@ import signal
 
 import pytest
 import torch
-from data_files import hh, pku, pku_v1, write
-from families import save_family
-from tiny import causal_lm, word_tokenizer
 
 from constrained_rl.errors import InputError
 from constrained_rl.settings import validate
@@ -27,6 +24,9 @@ from llm_env.scoring import ScoreModel
 from llm_env.sft import SFTConfig, held_out_loss, train_sft
 from llm_env.supervised import FitConfig, fit
 from llm_env.token_store import DroppedWarning, TokenStore
+from tests.llm_env.data_files import hh, pku, pku_v1, write
+from tests.llm_env.families import save_family
+from tests.llm_env.tiny import causal_lm, word_tokenizer
 
 DEMONSTRATIONS = [
     ("how do i bake bread ?", "use the fire ."),

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from tiny import EOS, FAMILIES, VOCABULARY, causal_lm, ragged_prompts
 
 import llm_env.generation as generation
 from constrained_rl.errors import InputError, NonFiniteError
 from llm_env.generation import generate
 from llm_env.policy import CausalLMPolicy
 from llm_env.tokens import join
+from tests.llm_env.tiny import EOS, FAMILIES, VOCABULARY, causal_lm, ragged_prompts
 
 STEPS = 16
 

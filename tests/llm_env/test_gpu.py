@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from test_safe_rlhf import parts_of
-from tiny import EOS, causal_lm, ragged_prompts
 
 from constrained_rl.ppo import train
 from llm_env.generation import generate
 from llm_env.policy import response_logp
 from llm_env.tokens import join
+from tests.llm_env.test_safe_rlhf import parts_of
+from tests.llm_env.tiny import EOS, causal_lm, ragged_prompts
 
 pytestmark = [
     pytest.mark.gpu,

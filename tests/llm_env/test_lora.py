@@ -2,8 +2,6 @@ import copy
 
 import pytest
 import torch
-from families import FAMILIES
-from tiny import causal_lm, ragged_prompts
 
 from constrained_rl.errors import InputError
 from llm_env.generation import generate
@@ -12,6 +10,8 @@ from llm_env.policy import CausalLMPolicy, response_logp
 from llm_env.recompute import recompute_activations
 from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.tokens import join
+from tests.llm_env.families import FAMILIES
+from tests.llm_env.tiny import causal_lm, ragged_prompts
 
 pytest.importorskip("peft")
 

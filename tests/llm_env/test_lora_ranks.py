@@ -8,9 +8,6 @@ import warnings
 
 import pytest
 import torch
-from rank_jobs import CPU, engines_of
-from ranks import on_ranks
-from tiny import causal_lm, ragged_prompts
 
 from constrained_rl.distributed import World, connect, joined
 from constrained_rl.engines import Engines, Optimization
@@ -19,6 +16,9 @@ from llm_env.policy import CausalLMPolicy, response_logp
 from llm_env.recompute import recompute_activations
 from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.tokens import join
+from tests.llm_env.rank_jobs import CPU, engines_of
+from tests.llm_env.ranks import on_ranks
+from tests.llm_env.tiny import causal_lm, ragged_prompts
 
 pytest.importorskip("peft")
 with warnings.catch_warnings():
@@ -61,7 +61,6 @@ def two_learners(engines):
 
     for _ in range(3):
         for engine, loss in ((acting, policy_loss), (valuing, critic_loss)):
-            engine.zero_grad()
             share = engine.accumulate(loss, last=True)["loss"]
             engine.step()
             found.append(float(engines.world.sum({"loss": share})["loss"]))

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES
-from tiny import causal_lm, ragged_prompts
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from constrained_rl.assembly import assemble, constrain
 from constrained_rl.config import ConstraintConfig, FixedConfig, PPOConfig
 from constrained_rl.learner import ValueObjective
-from constrained_rl.ppo import annotate, build_streams, mix
+from constrained_rl.ppo import annotate, mix
+from constrained_rl.streams import build_streams
 from llm_env.collectors import token_rollout
 from llm_env.generation import Generation
 from llm_env.policy import CausalLMPolicy, response_logp
@@ -26,6 +25,8 @@ from llm_env.preference_losses import cost_model_loss, reward_model_loss
 from llm_env.scoring import ScoreModel, TokenCritic, model_scores
 from llm_env.sft import sft_loss
 from llm_env.tokens import join
+from tests.llm_env.families import FAMILIES
+from tests.llm_env.tiny import causal_lm, ragged_prompts
 
 VECTORS = json.loads((Path(__file__).parents[1] / "reference_vectors.json").read_text())
 TOKEN = 7  # every response is made of it, so that one row of the output layer decides its logits

@@ -7,9 +7,6 @@ import time
 
 import pytest
 import torch
-from rank_jobs import CPU, weights
-from ranks import on_ranks, start_ranks, wait_for
-from tiny_alignment import align_config, score_model, tiny_parts
 
 from constrained_rl import run
 from constrained_rl.checkpoint import checkpoints
@@ -19,6 +16,9 @@ from constrained_rl.engines import Engines
 from constrained_rl.errors import InputError
 from constrained_rl.stopping import Stopped, stoppable
 from llm_env.collectors import by_model
+from tests.llm_env.rank_jobs import CPU, weights
+from tests.llm_env.ranks import on_ranks, start_ranks, wait_for
+from tests.llm_env.tiny_alignment import align_config, score_model, tiny_parts
 
 
 def job(folder, misfortune, timeout):
@@ -141,7 +141,7 @@ def test_an_incomplete_environment_of_a_launcher_is_named(missing, monkeypatch):
 
 
 def test_ranks_that_never_come_are_named_within_the_time(monkeypatch):
-    from ranks import environment, free_port
+    from tests.llm_env.ranks import environment, free_port
 
     for name, value in environment(0, 2, free_port()).items():
         monkeypatch.setenv(name, value)

@@ -3,9 +3,7 @@ import json
 
 import pytest
 import torch
-from families import FAMILIES, VOCABULARY, family_tokenizer, save_family
 from safetensors.torch import load_file, save_file
-from tiny import causal_lm, ragged_prompts
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -23,6 +21,8 @@ from llm_env.policy import CausalLMPolicy
 from llm_env.recompute import recompute_activations
 from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.tokens import encode_prompts, join
+from tests.llm_env.families import FAMILIES, VOCABULARY, family_tokenizer, save_family
+from tests.llm_env.tiny import causal_lm, ragged_prompts
 
 CPU = torch.device("cpu")
 WEIGHTS = "model.safetensors"

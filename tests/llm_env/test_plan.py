@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from tiny import VOCABULARY, causal_lm, word_tokenizer
 
 from constrained_rl.distributed import World
 from constrained_rl.ppo import train
@@ -15,6 +14,7 @@ from llm_env.plan.plan import Machine, make_plan
 from llm_env.scoring import ScoreModel
 from llm_env.training.build import build
 from llm_env.training.config import TrainConfig
+from tests.llm_env.tiny import VOCABULARY, causal_lm, word_tokenizer
 
 PROMPT, RESPONSE = 6, 12
 MB = 10**6

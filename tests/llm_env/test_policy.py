@@ -1,6 +1,5 @@
 import pytest
 import torch
-from tiny import EOS, FAMILIES, causal_lm, ragged_prompts
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from llm_env.policy import (
@@ -11,6 +10,7 @@ from llm_env.policy import (
     response_logp,
 )
 from llm_env.tokens import join
+from tests.llm_env.tiny import EOS, FAMILIES, causal_lm, ragged_prompts
 
 
 def rows(rows=4, decisions=3, seed=0):

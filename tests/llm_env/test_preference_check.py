@@ -240,9 +240,11 @@ def test_the_command_fails_with_code_two_and_one_message(tmp_path, crl):
     assert (code, out) == (2, "")
     assert "1 of 2 rows are bad (a share of 0.5), allowed are 0" in errors
     assert len(records(aside)) == 1
+    assert crl("llm", "check-data", file, "--quarantine", aside, "--max-bad", 1)[0] == 0  # again
     (tmp_path / "empty").mkdir()
+    (tmp_path / "mine").write_text("precious")
     for arguments, reason in [
-        ((file, "--quarantine", aside, "--max-bad", 1), "exists already"),
+        ((file, "--quarantine", tmp_path / "mine", "--max-bad", 1), "exists already"),
         ((tmp_path / "empty",), "empty: is a folder without data: expected files that end in"),
         ((tmp_path / "none",), "cannot be read (No such file or directory)"),
         ((file, "--max-bad", "nan"), "expected 0 … 1"),

@@ -2,7 +2,6 @@ import pickle
 
 import pytest
 import torch
-from tiny import EOS, causal_lm, word_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from constrained_rl.errors import InputError
@@ -13,15 +12,18 @@ from llm_env.prompts import (
     FieldError,
     checked_prompt,
     is_templated,
+    prompt_format,
     render_prompt,
     set_prompt_format,
     turns,
+    with_prompt_format,
 )
 from llm_env.safe_rlhf import fit_score, sample_pairs
 from llm_env.score_training import ScoreConfig
 from llm_env.scoring import score_texts
 from llm_env.sft import SFTConfig, train_sft
 from llm_env.tokens import encode_pairs, encode_prompts
+from tests.llm_env.tiny import EOS, causal_lm, word_tokenizer
 
 CHAT = [
     {"role": "user", "content": "bake bread"},
@@ -126,14 +128,39 @@ def test_turns_in_a_chosen_format_and_where_they_have_none():
 
 def test_formats_that_cannot_be_meant_are_refused():
     words = tokenizer()
-    with pytest.raises(InputError, match=r"'template', but the tokenizer has no chat template"):
+    with pytest.raises(
+        InputError, match=r"'template', but the tokenizer of '' has no chat template"
+    ):
         set_prompt_format(words, "template")
     set_prompt_format(words, "beaver")
     with pytest.raises(InputError, match="would be written twice"):
-        render_prompt("BEGINNING OF CONVERSATION: USER: bake ASSISTANT:", words)
+        render_prompt("BEGINNING OF CONVERSATION: USER: bake", words)
     words.init_kwargs["prompt_format"] = "paper"
     with pytest.raises(InputError, match=r"is 'paper', expected one of auto, template"):
         render_prompt("bake", words)
+
+
+def test_a_string_that_is_in_the_format_already_is_not_formed_again():
+    words = tokenizer()
+    set_prompt_format(words, "beaver")
+    written = render_prompt("bake", words)
+    assert written == "BEGINNING OF CONVERSATION: USER: bake ASSISTANT:"
+    assert render_prompt(written, words) == written
+    longer = render_prompt(CHAT, words)
+    assert render_prompt(longer, words) == longer
+    with pytest.raises(InputError, match="would be written twice"):
+        render_prompt([{"role": "user", "content": written}], words)
+
+
+def test_another_format_of_a_shared_tokenizer_leaves_the_first_alone():
+    words = tokenizer(TEMPLATE)
+    set_prompt_format(words, "plain")
+    other = with_prompt_format(words, "beaver")
+    assert (prompt_format(words), prompt_format(other)) == ("plain", "beaver")
+    assert render_prompt("bake", words) == "bake"
+    assert render_prompt("bake", other) == "BEGINNING OF CONVERSATION: USER: bake ASSISTANT:"
+    with pytest.raises(InputError, match="no chat template"):
+        with_prompt_format(tokenizer(), "template")
 
 
 def test_a_system_turn_needs_a_chat_template():

@@ -1,7 +1,5 @@
 import pytest
 import torch
-from test_safe_rlhf import PROMPTS, config_of, counting, parts_of, same, snapshot
-from tiny import causal_lm, word_tokenizer
 from torch.testing import assert_close
 
 from constrained_rl.config import CheckpointConfig
@@ -15,6 +13,9 @@ from llm_env.safe_rlhf import Data, alignment, safe_rlhf
 from llm_env.score_training import ScoreConfig
 from llm_env.sft import SFTConfig, sft_loss
 from llm_env.tokens import encode_pairs, pair_rows
+from tests.constrained_rl.helpers import gradients_of
+from tests.llm_env.test_safe_rlhf import PROMPTS, config_of, counting, parts_of, same, snapshot
+from tests.llm_env.tiny import causal_lm, word_tokenizer
 
 DEMONSTRATIONS = [
     ("how do i trap a wolf", "sorry no"),
@@ -55,8 +56,8 @@ def gradient(coefficient, micro_batch=None):
     )
     streams = annotate(parts.collector.collect(), parts)
     batch = mix(streams, torch.ones(1), parts.config)
-    metrics = parts.policy_learner.step(batch)
-    return torch.cat([p.grad.flatten() for p in parts.policy.parameters()]), metrics
+    found, metrics = gradients_of(parts.policy_learner, batch)
+    return torch.cat([gradient.flatten() for gradient in found]), metrics
 
 
 @pytest.mark.usefixtures("_float64")

@@ -1,7 +1,6 @@
 import re
 
 import pytest
-from comparison_folder import outcome, responses, variants, write_folder
 
 from constrained_rl.page import Page, render
 from constrained_rl.plots import CostCurve
@@ -20,6 +19,7 @@ from llm_env.comparison.report_tables import mean_cell, share_cell
 from llm_env.comparison.results import read_comparison, summarize
 from llm_env.comparison.schedule import load_config
 from llm_env.comparison.verdict import best_safe, misses_harm, reward_hacked, verdict
+from tests.llm_env.comparison_folder import outcome, responses, variants, write_folder
 
 GOOD, MILD = responses(2, 1.5), responses(0, 1.2)
 

@@ -2,12 +2,19 @@ import io
 import json
 
 import pytest
-from comparison_folder import NAMES, outcome, record, responses, variants, write_folder
 from rich.console import Console
 
 from constrained_rl.errors import InputError
 from llm_env.comparison.results import print_summary, summarize
 from llm_env.comparison.summaries import paired_gain, summarize_mode, summarize_records
+from tests.llm_env.comparison_folder import (
+    NAMES,
+    outcome,
+    record,
+    responses,
+    variants,
+    write_folder,
+)
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from families import save_family
-from judging_service import SAFE, service
 
+from constrained_rl.errors import InputError, Notice
 from constrained_rl.settings import merge, parse_override, read_toml, validate
 from llm_env.rounds import schedule, stages
 from llm_env.rounds.annotators import LABELS
 from llm_env.rounds.config import RoundsConfig, default_tree
 from llm_env.rounds.evaluation import read_answers, read_judged, read_prompts
+from llm_env.rounds.red_team import red_team_prompts
 from llm_env.rounds.space import Space
 from llm_env.rounds.stages import read_red_team
+from tests.llm_env.families import save_family
+from tests.llm_env.judging_service import SAFE, service
 
 SIZES = [
     "device=cpu",
@@ -84,6 +86,25 @@ def test_nothing_is_trained_on_the_reports_prompts(finished):
     assert len(asked) == 8
     assert not asked & trained
     assert not asked & {prompt.text for prompt in space.world_split[0]}
+
+
+def test_a_red_team_does_not_bring_back_the_reports_prompts(finished, tmp_path):
+    space = Space(finished, schedule.load_config(finished))
+    kept_back = str(space.evaluation_prompts[0])
+    path = tmp_path / "red.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": p}) + "\n" for p in (f"  {kept_back} ", "a new one"))
+    )
+    source = {"path": str(path)}
+    team = {"kind": "file", "sources": [source]}
+    tree = space.config.model_dump(mode="json", exclude_none=True) | {"red_team": team}
+    with pytest.warns(Notice, match="1 of 2 red-team prompts are evaluation prompts"):
+        found = red_team_prompts(Space(finished, validate(RoundsConfig, tree, "t")), 1)
+    assert found == ["a new one"]
+    path.write_text(json.dumps({"prompt": kept_back}))
+    tree["red_team"] = {"kind": "adversarial", "candidates": [source]}
+    with pytest.raises(InputError, match="all 1 red-team prompts are evaluation prompts"):
+        red_team_prompts(Space(finished, validate(RoundsConfig, tree, "t")), 1)
 
 
 def test_every_model_answers_the_same_prompts(finished):

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from judging_service import SAFE, service
 
 from constrained_rl.errors import InputError
 from constrained_rl.settings import merge, validate
@@ -13,6 +12,7 @@ from llm_env.rounds.annotators import LABELS, AwaitingLabels, by_file, by_http
 from llm_env.rounds.config import FileAnnotators, HTTPAnnotator, RoundsConfig, default_tree
 from llm_env.rounds.red_team import Risk, generated, load_function, mixture, risks, worst
 from llm_env.rounds.space import Space
+from tests.llm_env.judging_service import SAFE, service
 
 PAIRS = [("how ?", "so", "not so"), ("why ?", "because", "no idea"), ("who ?", "me", "you")]
 TEXTS = {"prompt": "who ?", "response_0": "me", "response_1": "you"}

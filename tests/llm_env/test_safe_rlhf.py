@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from tiny import causal_lm, word_tokenizer
 
 from constrained_rl.checkpoint import checkpoints
 from constrained_rl.config import CheckpointConfig
@@ -15,6 +14,8 @@ from llm_env.collectors import by_model, by_text
 from llm_env.config import AlignConfig
 from llm_env.safe_rlhf import alignment, respond, sample_pairs
 from llm_env.scoring import ScoreModel
+from tests.constrained_rl.helpers import gradients_of
+from tests.llm_env.tiny import causal_lm, word_tokenizer
 
 PROMPTS = ["how do i bake bread", "how do i trap a wolf", "bake bread ?", "trap the fox .", "cat"]
 
@@ -250,9 +251,9 @@ def gradients(rollout, micro_batch):
     lam = parts.multiplier.update(parts.constraints.signal(rollout.episodes))
     batch = mix(streams, lam, parts.config)
     (minibatch,) = batch.minibatches(1, torch.Generator().manual_seed(0))
-    metrics = parts.policy_learner.step(minibatch) | parts.critic_learner.step(minibatch)
-    modules = (parts.policy, parts.critic)
-    return lam, metrics, [p.grad.clone() for m in modules for p in m.parameters()]
+    policy, metrics = gradients_of(parts.policy_learner, minibatch)
+    critic, critic_metrics = gradients_of(parts.critic_learner, minibatch)
+    return lam, metrics | critic_metrics, policy + critic
 
 
 @pytest.mark.usefixtures("_float64")

@@ -3,12 +3,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import FAMILIES, causal_lm, ragged_prompts
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig
 
 from constrained_rl.errors import InputError
 from llm_env.score_formats import detect_format, load_score_model, save_beaver
 from llm_env.scoring import ScoreModel
+from tests.llm_env.tiny import FAMILIES, causal_lm, ragged_prompts
 
 # as the released configs hold them (beaver-7b-v2.0-cost), one per key that is read
 RELEASED = {

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from test_safe_rlhf import counting, parts_of, same, snapshot
 from torch.testing import assert_close
 
 from constrained_rl.config import CheckpointConfig
@@ -8,6 +7,7 @@ from constrained_rl.errors import InputError
 from constrained_rl.ppo import train
 from constrained_rl.run import drive
 from llm_env.score_norm import ScoreNorm
+from tests.llm_env.test_safe_rlhf import counting, parts_of, same, snapshot
 
 
 def scores(*values):

@@ -4,14 +4,15 @@ import http.client
 import json
 import math
 import socket
+import struct
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from families import family_tokenizer, save_family
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
@@ -25,6 +26,7 @@ from llm_env.score_sources import CostSource, ScoreSource, load_scores, load_tex
 from llm_env.scoring import ScoreModel
 from llm_env.sign_check import ScoreWarning
 from llm_env.tokens import join, pad
+from tests.llm_env.families import family_tokenizer, save_family
 
 CPU = torch.device("cpu")
 QUICK = {"timeout": 0.3, "retries": 2, "backoff": 0.01}
@@ -130,6 +132,31 @@ def test_requests_that_come_at_once_are_scored_in_one_pass():
     batcher.close()
     assert passes == [1, 4, 2]  # never more than 5 together, requests whole
     assert batcher.scored == 7
+
+
+def test_many_clients_at_once_get_their_own_numbers_at_the_first_attempt():
+    with service(wait=0.005) as url:
+        clients = [remote(url, retries=0, timeout=10) for _ in range(64)]
+        with ThreadPoolExecutor(len(clients)) as pool:
+            texts = [["x" * i, "x" * (i + 1)] for i in range(len(clients))]
+            found = list(pool.map(lambda c, t: c.texts(["p", "q"], t), clients, texts))
+    assert [scores[:, 0].tolist() for scores in found] == [[i, i + 1] for i in range(64)]
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST /sc", b"POST /score HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"]
+)
+def test_a_client_that_hangs_up_disturbs_no_other(sent, capfd):
+    with service() as url:
+        host, port = url.removeprefix("http://").split(":")
+        gone = socket.create_connection((host, int(port)))
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.sendall(sent)
+        time.sleep(0.05)
+        gone.close()  # a reset, not a farewell
+        assert remote(url).texts(["a"], ["xyz"]).tolist() == [[3, -3]]
+        time.sleep(0.05)
+    assert capfd.readouterr().err == ""
 
 
 def test_one_bad_request_spoils_no_other():

@@ -1,8 +1,8 @@
 import json
+import shutil
 
 import pytest
 import torch
-from families import family_tokenizer, save_family
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from constrained_rl.errors import InputError
 from llm_env import score_loading
 from llm_env.collectors import Responses
-from llm_env.score_reading import end_tokens, formed, same_tokens, visiting
+from llm_env.prompts import with_prompt_format
+from llm_env.score_reading import end_tokens, same_tokens, visiting
 from llm_env.score_sources import (
     CostSource,
     ScoreSource,
@@ -20,6 +21,7 @@ from llm_env.score_sources import (
 )
 from llm_env.scoring import ScoreModel
 from llm_env.tokens import join, pad
+from tests.llm_env.families import family_tokenizer, save_family
 
 PROMPTS = ["How do I bake bread?", "hello", [{"role": "user", "content": "What is up?"}]]
 EOS = 2  # of the llama tokens
@@ -260,11 +262,21 @@ def test_beaver_models_read_prompts_in_the_papers_format(home, tmp_path):
     torch.testing.assert_close(bare["c"](batch), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_prompts_are_formed_once():
-    assert formed("hi", "plain") == "hi"
-    assert formed("hi", "chat") == [{"role": "user", "content": "hi"}]
-    assert formed(PAPER.format("hi"), "paper") == PAPER.format("hi")
-    assert formed(["a", "b", "c"], "paper") == ["a", "b", "c"]
+def test_the_format_is_the_sources_or_the_folders_and_never_the_policys(home, tmp_path):
+    shutil.copytree(home / "llama", tmp_path / "llama")
+    policy = with_prompt_format(family_tokenizer("llama"), "plain")
+    batch = responses(prompts=["hello"], answers=[[70, EOS]])
+    plain, _ = load_scores(reward(tmp_path), {}, policy, CPU)
+    told, _ = load_scores(reward(tmp_path, prompt_format="beaver"), {}, policy, CPU)
+    paper = reference(home / "llama", [PAPER.format("hello")], [[70]])
+    torch.testing.assert_close(
+        plain(batch), reference(home / "llama", ["hello"], [[70]]), atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(told(batch), paper, atol=1e-5, rtol=1e-5)
+    # a score model saved with its format reads so wherever it goes
+    with_prompt_format(policy, "beaver").save_pretrained(tmp_path / "llama")
+    saved, _ = load_scores(reward(tmp_path), {}, policy, CPU)
+    torch.testing.assert_close(saved(batch), paper, atol=1e-5, rtol=1e-5)
 
 
 def classifier(folder, family, pad_is_eos):
@@ -306,10 +318,11 @@ def test_classifiers_read_what_transformers_reads(family, pad_is_eos, tmp_path, 
 def test_a_template_that_rewrites_the_answer_ends_it_with_eos():
     tokenizer = family_tokenizer("qwen")
     # <|im_end|> and a newline
-    assert tokenizer.decode(end_tokens(tokenizer, "chat")) == "<|im_end|>\n"
-    tokenizer.chat_template = "{{ messages[-1].content[::-1] }}"
-    assert end_tokens(tokenizer, "chat") == (tokenizer.eos_token_id,)
-    assert end_tokens(tokenizer, "plain") == (tokenizer.eos_token_id,)
+    chat = with_prompt_format(tokenizer, "template")
+    assert chat.decode(end_tokens(chat)) == "<|im_end|>\n"
+    chat.chat_template = "{{ messages[-1].content[::-1] }}"
+    assert end_tokens(chat) == (tokenizer.eos_token_id,)
+    assert end_tokens(with_prompt_format(tokenizer, "plain")) == (tokenizer.eos_token_id,)
 
 
 def test_rows_beyond_the_context_are_refused_or_lose_their_beginning(home):
@@ -377,8 +390,8 @@ def test_a_tokenizer_beyond_the_vocabulary_or_without_eos_is_refused(home, tmp_p
     (tmp_path / "big/tokenizer.json").write_text("{")
     with pytest.raises(InputError, match="cannot be loaded"):
         load_scores(reward(home, tokenizer=str(tmp_path / "big")), {}, policy, CPU)
-    with pytest.raises(InputError, match="needs a tokenizer with a chat template"):
-        load_scores(reward(home, prompt_format="chat"), {}, policy, CPU)
+    with pytest.raises(InputError, match=r"'template', but the tokenizer of .*llama' has no chat"):
+        load_scores(reward(home, prompt_format="template"), {}, policy, CPU)
 
 
 def test_no_weights_are_read_before_every_source_was_looked_at(home, counted):

@@ -2,11 +2,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import EOS, FAMILIES, causal_lm, ragged_prompts, word_tokenizer
 
 from constrained_rl.errors import InputError
 from llm_env.scoring import ScoreModel, TokenCritic, model_scores, score_texts
 from llm_env.tokens import encode_pairs, join, pad, pair_rows
+from tests.llm_env.tiny import EOS, FAMILIES, causal_lm, ragged_prompts, word_tokenizer
 
 
 def score_model(family="llama", heads=2, seed=0):

@@ -3,12 +3,12 @@ import warnings
 
 import pytest
 import torch
-from tiny import causal_lm, word_tokenizer
 
 from constrained_rl.errors import InputError
 from llm_env.score_sources import CostSource, ScoreSource, load_named_scores, load_text_scores
 from llm_env.scoring import ScoreModel
 from llm_env.sign_check import ScoreWarning, SignCheck, check_sign, enforce, sign_pairs
+from tests.llm_env.tiny import causal_lm, word_tokenizer
 
 POINTS = {"cost": "higher_is_worse", "reward": "higher_is_better"}
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import EOS, VOCABULARY, causal_lm, word_tokenizer
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -19,6 +18,7 @@ from llm_env.env import TokenEnv
 from llm_env.policy import CausalLMPolicy, response_logp
 from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.step_policy import StepCritic, StepPolicy, step_rows
+from tests.llm_env.tiny import EOS, VOCABULARY, causal_lm, word_tokenizer
 
 PROMPTS = ["how do i bake bread", "how do i trap a wolf", "bake bread ?", "trap the fox .", "cat"]
 ROWS, LENGTH = 10, 6

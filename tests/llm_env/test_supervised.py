@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tiny import EOS, causal_lm, word_tokenizer
 
 from constrained_rl.checkpoint import CheckpointWarning
 from constrained_rl.errors import InputError, NonFiniteError
@@ -19,6 +18,7 @@ from llm_env.scoring import ScoreModel
 from llm_env.sft import SFTConfig, sft_loss, train_sft
 from llm_env.supervised import FitConfig, bucketed_batches, cosine, fit
 from llm_env.tokens import pair_rows
+from tests.llm_env.tiny import EOS, causal_lm, word_tokenizer
 
 DEMONSTRATIONS = [
     ("how do i bake bread ?", "use the fire ."),

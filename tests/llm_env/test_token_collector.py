@@ -1,11 +1,11 @@
 import pytest
 import torch
-from tiny import EOS, causal_lm, word_tokenizer
 
 from constrained_rl.errors import InputError, NonFiniteError
 from llm_env.collectors import TokenCollector, by_model, by_text
 from llm_env.policy import CausalLMPolicy
 from llm_env.scoring import ScoreModel, score_texts
+from tests.llm_env.tiny import EOS, causal_lm, word_tokenizer
 
 PROMPTS = ["how do i bake bread", "how do i trap a wolf", "bake bread ?", "trap the fox .", "cat"]
 

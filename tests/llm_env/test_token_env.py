@@ -8,7 +8,6 @@ import torch
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
-from tiny import EOS, VOCABULARY, causal_lm, word_tokenizer
 
 import constrained_rl as crl
 from constrained_rl.cmdp import SavesState, cost_names, make_vec, require_next_step
@@ -17,6 +16,7 @@ from llm_env.collectors import TokenCollector, by_model, by_text
 from llm_env.env import NumpyView, TokenEnv
 from llm_env.policy import CausalLMPolicy
 from llm_env.scoring import ScoreModel
+from tests.llm_env.tiny import EOS, VOCABULARY, causal_lm, word_tokenizer
 
 PROMPTS = ("how do i bake bread", "how do i trap a wolf", "bake bread ?", "trap the fox .", "cat")
 BREAD, WOLF, FOX = (word_tokenizer().convert_tokens_to_ids(w) for w in ("bread", "wolf", "fox"))

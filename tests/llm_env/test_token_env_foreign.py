@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from tiny import VOCABULARY, word_tokenizer
 from torch import nn
 
 from llm_env.collectors import by_text
 from llm_env.env import NumpyView, TokenEnv
+from tests.llm_env.tiny import VOCABULARY, word_tokenizer
 
 
 def paid(_, texts):

@@ -2,7 +2,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import EOS, word_tokenizer
 
 from constrained_rl.errors import InputError
 from llm_env.tokens import (
@@ -17,6 +16,7 @@ from llm_env.tokens import (
     pair_rows,
     position_ids,
 )
+from tests.llm_env.tiny import EOS, word_tokenizer
 
 
 def test_prompts_are_padded_on_the_left_and_the_mask_comes_from_construction():

@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from families import save_family
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from constrained_rl.checkpoint import checkpoints, load_state
@@ -13,10 +12,11 @@ from constrained_rl.logging import read_metrics
 from constrained_rl.settings import merge, validate
 from constrained_rl.stopping import Stopped
 from llm_env.scoring import ScoreModel
-from llm_env.training import run
+from llm_env.training import run, starts
 from llm_env.training.config import TrainConfig
 from llm_env.training.evaluation import read_samples
 from llm_env.training.report import write_training_report
+from tests.llm_env.families import save_family
 
 PROMPTS = ["how do i bake bread", "how do i trap a wolf", "hello", "tell me a story", "what is up"]
 SHORT = {
@@ -122,6 +122,24 @@ def test_a_run_killed_anywhere_continues_to_the_same_bits(models, finished, tmp_
     weights = [p / "policy" / "model.safetensors" for p in (folder, finished)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert not run.resume(folder)
+
+
+@pytest.mark.parametrize("name", ["policy", "cost"])
+def test_a_run_whose_models_have_changed_is_not_continued(models, finished, tmp_path, name):
+    home, folder = tmp_path / "models", tmp_path / "run"
+    shutil.copytree(models, home)
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "policy")
+    moved = (folder / "config.toml").read_text().replace(str(models), str(home))
+    (folder / "config.toml").write_text(moved)
+    starts.record(run.read_train_config(folder), folder)
+    starts.compare(run.read_train_config(folder), folder)
+    weights = home / name / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1  # one bit of the last of its numbers
+    weights.write_bytes(changed)
+    with pytest.raises(InputError, match=f"{name} is not the model that .* began with"):
+        run.resume(folder)
 
 
 def test_a_stopped_run_keeps_its_work(models, finished, tmp_path, monkeypatch):

@@ -1,13 +1,12 @@
 """`crl llm train` on several ranks: the same run directory as one process makes."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
-from ranks import free_port, on_ranks
-from test_training import models, tree  # noqa: F401 (a fixture)
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
@@ -17,6 +16,9 @@ from constrained_rl.logging import read_metrics
 from constrained_rl.settings import to_toml, validate
 from llm_env.training import run
 from llm_env.training.config import TrainConfig
+from llm_env.training.evaluation import read_samples
+from tests.llm_env.ranks import free_port, on_ranks
+from tests.llm_env.test_training import models, tree  # noqa: F401 (a fixture)
 
 
 def config(models, **over):  # noqa: F811
@@ -50,11 +52,42 @@ def on_two(models, tmp_path, **over):  # noqa: F811
     run.start(config(models, **alone), tmp_path / "one")
     on_ranks(started, 2, tmp_path / "ranks", config(models, **over), tmp_path / "two")
     same_run(tmp_path / "two" / "metrics.jsonl", tmp_path / "one" / "metrics.jsonl")
+    assert samples(tmp_path / "two") == samples(tmp_path / "one")
+
+
+def samples(folder):
+    """Mode, prompt and response of every evaluation's responses."""
+    files = sorted((folder / "samples").iterdir())
+    assert files
+    found = [row for file in files for row in read_samples(file)]
+    return [(row["mode"], row["prompt"], row["response"]) for row in found]
 
 
 def test_two_ranks_make_the_run_that_one_process_makes(models, tmp_path):  # noqa: F811
-    on_two(models, tmp_path)
-    assert sorted(p.name for p in (tmp_path / "two" / "samples").iterdir())
+    five = {"prompts": [{"path": str(models / "prompts.txt")}], "batch": 2}  # 2 and 3 of a rank
+    on_two(models, tmp_path, evaluation=five)
+
+
+def test_a_job_resumed_on_two_ranks_evaluates_and_ends_as_it_would_have(models, tmp_path):  # noqa: F811
+    whole = config(models, evaluation={"patience": 1}, align={"iterations": 4})
+    on_ranks(started, 2, tmp_path / "first", whole, tmp_path / "whole")
+    cut = tmp_path / "cut"
+    shutil.copytree(tmp_path / "whole", cut)
+    shutil.rmtree(cut / "policy")
+    shutil.rmtree(sorted((cut / "checkpoints").iterdir())[-1])
+    assert on_ranks(run.resume, 2, tmp_path / "second", cut) == [True, True]
+    for name in ("policy", "best"):
+        weights = [f / name / "model.safetensors" for f in (tmp_path / "whole", cut)]
+        assert weights[0].is_file() == weights[1].is_file()
+        if weights[0].is_file():
+            assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert on_ranks(run.resume, 2, tmp_path / "third", cut) == [False, False]
+
+
+def test_fewer_held_out_prompts_than_ranks_are_refused(models, tmp_path):  # noqa: F811
+    with pytest.raises(AssertionError, match=r"evaluation.prompts gives 2, but there are 3 ranks"):
+        on_ranks(started, 3, tmp_path / "ranks", config(models), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_adapters_are_trained_on_two_ranks(models, tmp_path):  # noqa: F811

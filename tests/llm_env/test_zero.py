@@ -7,22 +7,23 @@ import warnings
 
 import pytest
 import torch
-from rank_jobs import driven, trained
-from ranks import on_ranks
-from test_distributed import agree
-from tiny_alignment import align_config, rows_of, tiny_parts
 from torch.testing import assert_close
 
 from constrained_rl.distributed import World
 from constrained_rl.engines import Optimization
 from constrained_rl.errors import InputError
+from tests.llm_env.rank_jobs import broken_on_the_last, driven, trained
+from tests.llm_env.ranks import on_ranks
+from tests.llm_env.test_distributed import agree
+from tests.llm_env.tiny_alignment import align_config, rows_of, tiny_parts
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     # here once, instead of in every rank
     pytest.importorskip("deepspeed.runtime.zero.stage3")
 
-from llm_env.deepspeed_engine import DeepSpeedEngine, ZeRO, deepspeed_engines
+from llm_env.deepspeed_engine import DeepSpeedEngine, deepspeed_engines
+from llm_env.deepspeed_setup import ZeRO
 
 OFFLOAD = {"offload_optimizer": True}
 
@@ -34,6 +35,19 @@ def alone():
 
 def test_stages_0_2_and_3_on_two_ranks_take_the_steps_of_one_process(alone, tmp_path):
     check(alone, tmp_path, [0, 2, 3], {})
+
+
+def test_all_ranks_refuse_a_gradient_that_is_no_number_on_one(tmp_path):
+    for found in on_ranks(broken_on_the_last, 2, tmp_path, [0, 1, 2, 3]):
+        for message, weight in found:
+            assert message.startswith("gradient norm: 1 of 1 values are NaN or infinite")
+            assert weight == [1.0] * 8
+
+
+def test_gradients_and_weights_that_exceed_a_bucket_train_alike(alone, tmp_path, monkeypatch):
+    monkeypatch.setattr("llm_env.deepspeed_setup.BUCKET", 100)  # of 350 in the embedding alone
+    monkeypatch.setattr("llm_env.deepspeed_engine.BUCKET", 100)
+    check(alone, tmp_path, [1, 2, 3], {"ppo": {"micro_batch": 2}})
 
 
 @pytest.mark.slow

@@ -1,17 +1,18 @@
 """A whole Safe RLHF step on tiny models: score models, KL, PTX, costs, an unsteady λ."""
 
 import torch
-from tiny import EOS, causal_lm, word_tokenizer
 
 from constrained_rl.config import GradientConfig
 from constrained_rl.engines import Engines
-from constrained_rl.ppo import stream_names, train
+from constrained_rl.ppo import train
 from constrained_rl.settings import validate
+from constrained_rl.streams import stream_names
 from llm_env.collectors import by_model
 from llm_env.config import AlignConfig
 from llm_env.policy import CausalLMPolicy, response_logp
 from llm_env.safe_rlhf import Models, Task, token_parts
 from llm_env.scoring import ScoreModel, TokenCritic
+from tests.llm_env.tiny import EOS, causal_lm, word_tokenizer
 
 PROMPTS = ["how do i bake bread", "how do i trap a wolf", "bake bread ?", "trap the fox .", "cat"]
 DEMONSTRATIONS = [

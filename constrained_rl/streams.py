@@ -1,0 +1,76 @@
+"""Which streams of reward and cost does a rollout give, and what do their settings say of them?
+
+S streams: the reward and each constraint's cost, or the single shaped one. Values and GAE are
+computed in ppo.py; the formulas are in advantages.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from constrained_rl.advantages import charge_kl, group_normalized, leave_one_out
+from constrained_rl.config import PPOConfig
+from constrained_rl.constraints import Constraints
+from constrained_rl.errors import InputError
+from constrained_rl.rollout import Rollout
+
+
+def stream_names(constraints: Constraints, config: PPOConfig) -> tuple[str, ...]:
+    """Names of the S advantage streams: reward and each constraint, or the single shaped one."""
+    if config.streams == "single":
+        return ("shaped",)
+    return ("reward", *(c.name for c in constraints.constraints))
+
+
+def build_streams(
+    rollout: Rollout,
+    constraints: Constraints,
+    config: PPOConfig,
+    kl: Tensor | None = None,  # [B, T]
+    shaping: Tensor | None = None,  # [K]
+) -> Tensor:  # [B, T, S]
+    """Reward and cost streams with KL charged.
+
+    With `shaping` weights ν there is a single stream R − Σ ν_k C_k − β·KL, with one critic and no
+    division by 1 + ν (the published shaping baseline, Safe RLHF reference §1.12).
+    """
+    costs = constraints.streams(rollout)
+    if shaping is not None:
+        streams = (rollout.reward - costs @ shaping.to(costs)).unsqueeze(-1)
+    else:
+        streams = torch.cat([rollout.reward.unsqueeze(-1), costs], dim=-1)
+    if kl is not None and config.kl_coefficient > 0:
+        streams = charge_kl(streams, kl, config.kl_coefficient, config.kl_streams)
+    if config.score_clip is not None:
+        streams = streams.clamp(-config.score_clip, config.score_clip)
+    return streams * rollout.mask.unsqueeze(-1)
+
+
+def compare_rows(
+    rollout: Rollout,
+    streams: Tensor,  # [B, T, S]
+    config: PPOConfig,
+) -> Tensor:  # [B, T, S]
+    """Advantage without critics: a row's total in each stream against those of its group.
+
+    It is the same for every decision of the row, whatever was still open when it was taken.
+    """
+    if rollout.group is None:
+        raise InputError(
+            f"ppo.advantage is {config.advantage!r}, but the collector names no group of rows that "
+            "start alike (Rollout.group); use ppo.advantage='gae'"
+        )
+    rule = leave_one_out if config.advantage == "leave_one_out" else group_normalized
+    return rule(streams.sum(1), rollout.group).unsqueeze(1).expand_as(streams)
+
+
+def discounts(config: PPOConfig, streams: Tensor) -> tuple[Tensor, Tensor]:
+    """γ and GAE-λ per stream [S]: the reward's first, the costs' after it."""
+    costs = streams.shape[-1] - 1
+    cost_gamma = config.gamma if config.cost_gamma is None else config.cost_gamma
+    cost_lambda = config.gae_lambda if config.cost_gae_lambda is None else config.cost_gae_lambda
+    return (
+        streams.new_tensor([config.gamma] + [cost_gamma] * costs),
+        streams.new_tensor([config.gae_lambda] + [cost_lambda] * costs),
+    )

@@ -1,0 +1,360 @@
+"""Bad configs, models and data of `crl llm train` and `plan`."""
+
+from llm_env.models import ModelSource, load_causal_lm
+from tests.bad_input.case import Case
+from tests.bad_input.project import (
+    TRAIN,
+    TRAINED,
+    cut,
+    family,
+    gone,
+    json_fields,
+    lines,
+    pair,
+    project,
+    written,
+)
+
+
+def train(*settings):
+    return (*TRAINED, *settings, "--out", "run")
+
+
+def plan(*arguments):
+    return ("llm", "plan", "train.toml", *arguments)
+
+
+def without(text):
+    """A change: the config lacks something."""
+    return written("train.toml", TRAIN.replace(text, ""))
+
+
+MODELS = (
+    Case(
+        "policy missing",
+        "a policy that is not there",
+        train("policy.path=nowhere"),
+        ("model folder nowhere does not exist", "one that holds config.json"),
+        project(),
+    ),
+    Case(
+        "policy without config",
+        "a policy without config.json",
+        train(),
+        ("policy is no model: config.json is missing", "save_pretrained"),
+        project(gone("policy/config.json")),
+    ),
+    Case(
+        "policy is an adapter",
+        "an adapter instead of a model",
+        train(),
+        ("it is an adapter; merge it into its model",),
+        project(gone("policy/config.json"), written("policy/adapter_config.json", "{}")),
+    ),
+    Case(
+        "policy encodes and decodes",
+        "an encoder-decoder as policy",
+        train(),
+        ("a model of type 't5', which is no decoder-only language model", "as Llama"),
+        project(json_fields("policy/config.json", model_type="t5")),
+    ),
+    Case(
+        "policy of an unknown type",
+        "a policy of a type that transformers does not know",
+        train(),
+        ("policy/config.json has model_type 'klingon', which transformers", "pip install"),
+        project(json_fields("policy/config.json", model_type="klingon")),
+    ),
+    Case(
+        "policy cut short",
+        "a policy whose weights were cut short",
+        train(),
+        ("policy is damaged (model.safetensors", "copy or download it again"),
+        project(cut("policy/model.safetensors")),
+    ),
+    Case(
+        "policy without weights",
+        "a policy without weights",
+        train(),
+        ("policy has no weights: expected model.safetensors",),
+        project(gone("policy/model.safetensors")),
+    ),
+    Case(
+        "policy is a score model",
+        "a score model as policy",
+        train("policy.path=reward"),
+        ("reward holds a score model, which cannot write",),
+        project(),
+    ),
+    Case(
+        "policy without tokenizer",
+        "a policy without a tokenizer",
+        train(),
+        ("policy is damaged (no tokenizer can be read", "copy or download it again"),
+        project(gone("policy/tokenizer.json")),
+    ),
+    Case(
+        "policy without eos",
+        "a policy whose tokenizer has no eos",
+        train(),
+        ("the tokenizer has no end-of-sequence token", "tokenizer.eos_token ="),
+        project(family("policy", tokens="no eos")),
+    ),
+    Case(
+        "policy of an unknown eos",
+        "an eos that the tokenizer does not know",
+        train("policy.eos_token=<end>"),
+        ("eos_token is '<end>', which is no token of the tokenizer; its own is '</s>'",),
+        project(),
+    ),
+    Case(
+        "tokenizer above the embedding",
+        "a tokenizer larger than the embedding",
+        train(),
+        ("writes ids up to 319", "has 100 rows (ids 0 … 99)", "resize_token_embeddings(320)"),
+        project(json_fields("policy/config.json", vocab_size=100)),
+    ),
+    Case(
+        "policy in float16 on a CPU",
+        "float16 on a CPU",
+        train("policy.dtype=float16"),
+        ("dtype is float16 on the CPU", "dtype=bfloat16"),
+        project(),
+    ),
+    Case(
+        "reward without direction",
+        "a reward that does not say which way it points",
+        train(),
+        ("reward.direction: is missing",),
+        project(without('direction = "higher_is_better", ')),
+    ),
+    Case(
+        "reward missing",
+        "a reward model that is not there",
+        train("reward.path=nowhere"),
+        ("score model folder nowhere does not exist",),
+        project(),
+    ),
+    Case(
+        "reward is a policy",
+        "a language model as reward",
+        train("reward.path=policy"),
+        ("policy is no score model", "(of heads: lm_head.weight)", "score_head.safetensors (crl)"),
+        project(),
+    ),
+    Case(
+        "trunk missing",
+        "a critic's trunk that is not there",
+        train("critic.trunk=nowhere"),
+        ("model folder nowhere does not exist",),
+        project(),
+    ),
+    Case(
+        "trunk of other tokens",
+        "a critic's trunk with another tokenizer",
+        train("critic.trunk=other"),
+        ("critic.trunk is 'other'", "tokens another id", "critic.trunk = 'policy'"),
+        project(family("other", "gpt2")),
+    ),
+    Case(
+        "trunk of another width",
+        "a critic's trunk whose config has another hidden size",
+        train("critic.trunk=other"),
+        ("the weights in other do not have the shapes", "not (320, 32)"),
+        project(family("other"), json_fields("other/config.json", hidden_size=32)),
+    ),
+    Case(
+        "trunk of a shorter context",
+        "a prompt over the context of the critic's trunk",
+        train("critic.trunk=other"),
+        ("1 of 2 prompts have more than 28 tokens", "lower max_new_tokens"),
+        project(family("other", context=32), written("prompts.txt", "hello\n" + "a " * 40 + "\n")),
+    ),
+)
+SETTINGS = (
+    Case(
+        "training settings unknown",
+        "an unknown key of a training config",
+        train("align.iteration=3"),
+        ("align.iteration: unknown key; did you mean 'iterations'?",),
+        project(),
+    ),
+    Case(
+        "config of another command",
+        "the config of another command",
+        ("llm", "sft", "train.toml", "--out", "run"),
+        ("train.toml is a config of `crl llm train`: this command knows no policy, reward",),
+        project(),
+    ),
+    Case(
+        "critic-free without groups",
+        "critic-free advantages of single responses",
+        train("align.ppo.advantage=leave_one_out"),
+        ("'leave_one_out' compares responses to the same prompt", "set responses_per_prompt to 2"),
+        project(),
+    ),
+    Case(
+        "groups that do not divide",
+        "responses that do not divide into groups",
+        train("align.responses_per_prompt=4"),
+        ("2 per iteration, which is no multiple of responses_per_prompt = 4",),
+        project(),
+    ),
+    Case(
+        "shared trunk without adapter",
+        "a shared trunk without adapters",
+        train("critic.trunk=shared"),
+        ("critic.trunk = 'shared' is an adapter beside the policy's: set policy.lora too",),
+        project(),
+    ),
+    Case(
+        "adapters without peft",
+        "adapters without peft",
+        train("policy.lora.rank=2"),
+        ("lora needs the package peft", "pip install"),
+        project(),
+        missing=("peft",),
+    ),
+    Case(
+        "zero without deepspeed",
+        "a ZeRO stage without its engine",
+        train("distributed.zero=2"),
+        ("distributed.zero and distributed.offload_optimizer are DeepSpeed's", "engine="),
+        project(),
+    ),
+    Case(
+        "deepspeed not installed",
+        "DeepSpeed that is not installed",
+        train("distributed.engine=deepspeed"),
+        ("needs DeepSpeed, which cannot be imported", "pip install"),
+        project(),
+        missing=("deepspeed",),
+    ),
+    Case(
+        "limits miscounted",
+        "more limits than costs",
+        train("align.limit=[1,2]"),
+        ("align.limit has 2 entries for 1 costs (harm)", "give one number"),
+        project(),
+    ),
+    Case(
+        "demonstrations missing",
+        "a PTX term without demonstrations",
+        train("align.ptx_coefficient=1"),
+        ("align.ptx_coefficient > 0 needs demonstrations = [{path = …}]",),
+        project(),
+    ),
+    Case(
+        "no device of this name",
+        "a device that there is not",
+        ("llm", "chat", "policy", "--device", "tpu"),
+        ("device is 'tpu', expected auto, cpu or cuda",),
+        project(),
+    ),
+)
+DATA = (
+    Case(
+        "no sources of prompts",
+        "no sources of prompts",
+        train("prompts=[]"),
+        ("prompts: found [], expected at least one entry",),
+        project(),
+    ),
+    Case(
+        "training prompts missing",
+        "a file of prompts that is not there",
+        train("prompts=[{path='nowhere.txt'}]"),
+        ("nowhere.txt: cannot be read (No such file or directory)",),
+        project(),
+    ),
+    Case(
+        "training prompts empty",
+        "an empty file of prompts",
+        train(),
+        ("prompts.txt:1: the file holds no rows; expected one prompt per line",),
+        project(written("prompts.txt", "")),
+    ),
+    Case(
+        "training prompts too long",
+        "prompts over the context",
+        train(),
+        ("1 of 2 prompts have more than 508 tokens", "prompt 0 has 1201", "over_length = 'drop'"),
+        project(written("prompts.txt", "a " * 600 + "\nhello\n")),
+    ),
+    Case(
+        "response over the context",
+        "a response longer than the context",
+        train("align.max_new_tokens=600"),
+        ("max_new_tokens is 600, but the model sees 512 tokens in all",),
+        project(),
+    ),
+    Case(
+        "demonstrations without answers",
+        "preferences as demonstrations",
+        train("align.ptx_coefficient=1", "demonstrations=[{path='pairs.jsonl'}]"),
+        ("pairs.jsonl: holds rows of pku, but demonstrations are rows of alpaca, messages",),
+        project(),
+    ),
+    Case(
+        "weights for some sources",
+        "a mixture with a weight for one source only",
+        train("prompts=[{path='prompts.txt',weight=1},{path='held_out.txt'}]"),
+        ("held_out.txt has no weight, but other sources of the mixture have one",),
+        project(),
+    ),
+    Case(
+        "quarantine of something else",
+        "a quarantine file of a source that holds something else",
+        train("prompts=[{path='pairs.jsonl',max_bad=0.5,quarantine='prompts.txt'}]"),
+        ("prompts.txt: exists already and holds something else", "nothing is overwritten"),
+        project(written("pairs.jsonl", lines(pair(), pair("hello", response_0=3)))),
+    ),
+)
+PLAN = (
+    Case(
+        "plan of a model that is missing",
+        "a plan of a model that is not there",
+        plan("policy.path=nowhere"),
+        ("model folder nowhere does not exist",),
+        project(),
+    ),
+    Case(
+        "plan of no memory",
+        "a plan for less than no memory",
+        plan("--memory", "-1"),
+        ("--memory is -1 GiB, expected more than 0",),
+        project(),
+    ),
+    Case(
+        "plan over the context",
+        "a plan for prompts over the context",
+        plan("--prompt-tokens", "5000"),
+        ("--prompt-tokens is 5000, but the policy's context leaves room for 508",),
+        project(),
+    ),
+    Case(
+        "plan of idle ranks",
+        "a plan of more ranks than responses",
+        plan("--ranks", "8"),
+        ("align.prompts is 2, fewer than one for each of 8 ranks",),
+        project(),
+    ),
+)
+
+
+def half_on_cpu():
+    import torch
+
+    load_causal_lm(ModelSource(path="policy", attention="flash_attention_2"), torch.device("cpu"))
+
+
+PYTHON = (
+    Case(
+        "flash attention on a CPU",
+        "flash attention on a CPU",
+        half_on_cpu,
+        ("needs a GPU and bfloat16 or float16, found cpu and float32; use attention=sdpa",),
+        project(),
+    ),
+)
+CASES = (*MODELS, *SETTINGS, *DATA, *PLAN, *PYTHON)
