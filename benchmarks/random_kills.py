@@ -12,7 +12,6 @@ Results go to results/random_kills.json. Needs a system with fork and the CPU.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -25,60 +24,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import gymnasium
 import torch
+from kill_phases import (
+    EVERY,
+    UNSAVED,
+    Phase,
+    control,
+    log_steps,
+    own_models,
+    report_phase,
+    stage_phase,
+)
 from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from constrained_rl import run
-from constrained_rl.checkpoint import checkpoints, load_state, write_text
-from constrained_rl.config import CheckpointConfig, RunConfig
-from constrained_rl.costs import Cost
+from constrained_rl.checkpoint import write_text
+from constrained_rl.config import CheckpointConfig
 from constrained_rl.envs import BUILT_IN
-from constrained_rl.logging import read_metrics
-from constrained_rl.presets import defaults
 from constrained_rl.provenance import provenance
 from constrained_rl.report import write_report
-from constrained_rl.settings import merge, validate
+from constrained_rl.settings import validate
 from llm_env.comparison import schedule, stages
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.report import write_comparison_report
 from llm_env.comparison.results import summarize
 
 OUT = Path(__file__).parent / "results" / "random_kills.json"
-EVERY = 4  # units of work (iterations, steps) between checkpoints
 AGAIN = 0.35  # chance that what continues a killed process is killed too
-UNSAVED = "kills/Pendulum-v0"  # an environment of Gymnasium that cannot save its state
-
-
-def pendulum() -> gymnasium.Env[object, object]:
-    """Pendulum that pays for its speed."""
-    env = gymnasium.make("Pendulum-v1", max_episode_steps=25)
-    return Cost(env, ("speed",), lambda obs, *_: float(abs(obs[2]) > 1))
-
-
-gymnasium.register(UNSAVED, pendulum)
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a killed phase stands: the last unit done, and the one its newest checkpoint covers."""
-
-    done: int
-    saved: int
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One kind of work in a folder: how it is prepared, done or continued, and judged."""
-
-    name: str
-    group: str
-    prepare: Callable[[Path], None]
-    work: Callable[[Path], None]  # starts or continues
-    digest: Callable[[Path], str]  # of what a finished one leaves
-    position: Callable[[Path], Position]
 
 
 @dataclass(frozen=True)
@@ -90,126 +63,6 @@ class Trial:
     lost: int  # units of work, the worst of its kills
     writing: int  # kills that came while a file or checkpoint was being written
     equal: bool  # the final weights are those of an uninterrupted run
-
-
-# phases
-
-
-def control(env_id: str) -> Phase:
-    """PPO-Lagrangian on an environment: 40 iterations of 4 × 16 decisions."""
-    tree = {
-        "device": "cpu",
-        "total_steps": 40 * 64,
-        "env": {"id": env_id, "num_envs": 4},
-        "network": {"hidden": [8]},
-        "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2},
-        "checkpoint": {"every": EVERY},
-        "loggers": ["csv"],
-        **({} if env_id in BUILT_IN else {"limit": 1.0}),
-    }
-    config = validate(RunConfig, merge(defaults("pid_lagrangian", None), tree), "random kills")
-
-    def work(folder: Path) -> None:
-        begun = (folder / "config.toml").exists()
-        run.resume(folder) if begun else run.start(config, folder)
-
-    def position(folder: Path) -> Position:
-        return of_run(folder)
-
-    return Phase(env_id, "control", lambda _: None, work, policy_digest, position)
-
-
-def of_run(folder: Path) -> Position:
-    """Iterations logged, and the newest checkpoint, which must be intact."""
-    rows = read_metrics(folder / "metrics.jsonl")
-    return Position(int(rows[-1]["iteration"]) if rows else 0, newest(folder / "checkpoints"))
-
-
-def newest(root: Path) -> int:
-    """Number of the newest checkpoint, 0 if there is none; a damaged one is an error."""
-    found = checkpoints(root)
-    if found:
-        load_state(found[-1])
-    return int(found[-1].name) if found else 0
-
-
-def policy_digest(folder: Path) -> str:
-    """Weights and metrics (but times) of a finished run on an environment."""
-    rows = read_metrics(folder / "metrics.jsonl")
-    numbers = [{k: v for k, v in r.items() if not k.startswith("time/")} for r in rows]
-    return digest([folder / "policy.safetensors"], json.dumps(numbers))
-
-
-def digest(paths: Sequence[Path], text: str = "") -> str:
-    """SHA-256 of files, in order, and a text."""
-    found = hashlib.sha256(text.encode())
-    for path in paths:
-        found.update(path.read_bytes())
-    return found.hexdigest()
-
-
-def stage_phase(base: Path, name: str, group: str) -> Phase:
-    """One stage of a comparison, on the finished stages of `base`."""
-
-    def prepare(folder: Path) -> None:
-        kept = shutil.ignore_patterns("runs", Path(name).name, ".*")
-        shutil.copytree(base, folder, ignore=kept)
-
-    def work(folder: Path) -> None:
-        if not (folder / name).exists():
-            schedule.run_stage(stages.Workspace(folder, schedule.load_config(folder)), name)
-
-    def judged(folder: Path) -> str:
-        weights = (folder / name).rglob("*.safetensors")
-        found = [p for p in weights if not {"checkpoints", stages.FIT} & set(p.parts)]
-        return digest(sorted(found) + sorted((folder / name).glob("evaluation.jsonl")))
-
-    def position(folder: Path) -> Position:
-        hidden = (folder / name).with_name(f".{Path(name).name}")
-        if not hidden.exists():  # not begun, or renamed: finished
-            return Position(0, 0)
-        if group == "token RL":
-            return of_run(hidden)
-        lines = (hidden / "steps").read_text().split() if (hidden / "steps").exists() else []
-        return Position(int(lines[-1]) if lines else 0, newest(hidden / stages.FIT))
-
-    return Phase(name, group, prepare, work, judged, position)
-
-
-def log_steps(work: Path) -> Callable[[int, int, float], None]:
-    """In place of `stages.progress_file`: every single step of this process, one number a line."""
-    file = (work / "steps").open("w", encoding="utf-8")
-
-    def report(step: int, steps: int, loss: float) -> None:
-        file.write(f"{step}\n")
-        file.flush()
-
-    return report
-
-
-def report_phase(base: Path, name: str, write: Callable[[Path], object]) -> Phase:
-    """A report on what is finished: it exists whole or not at all, and touches no weights."""
-
-    def position(folder: Path) -> Position:
-        path = folder / "report.html"
-        if path.exists() and not path.read_text(encoding="utf-8").rstrip().endswith("</html>"):
-            raise AssertionError(f"{path} is half written")
-        return Position(0, 0)
-
-    def judged(folder: Path) -> str:
-        position(folder)
-        assert (folder / "report.html").exists()
-        names = sorted(folder.rglob("*.safetensors")) + sorted(folder.glob("results.json"))
-        return digest(names)
-
-    def prepare(folder: Path) -> None:
-        shutil.copytree(base, folder, ignore=shutil.ignore_patterns("report.html", "results.json"))
-
-    return Phase(name, "report", prepare, lambda folder: void(write(folder)), judged, position)
-
-
-def void(_: object) -> None:
-    """Nothing."""
 
 
 # processes
@@ -315,6 +168,8 @@ def phases(root: Path, groups: Sequence[str]) -> list[Phase]:
         found.append(report_phase(compared, "crl llm report", summarize_and_report))
     if set(groups) & {"report", "fit", "token RL"}:
         comparison(compared)
+    if "own models" in groups:
+        found += own_models(root / "models")
     wanted = [e for e in (*BUILT_IN, UNSAVED) if {"control", e} & set(groups)]
     found += [control(env_id) for env_id in wanted]
     if "fit" in groups:
@@ -337,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--phases", default="control,fit,token RL,report")
+    parser.add_argument("--phases", default="control,fit,token RL,own models,report")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -205,16 +205,17 @@ def load_latest(root: Path) -> dict[str, object] | None:
     return None
 
 
-def out_of_space(error: OSError, folder: Path) -> InputError | None:
+def out_of_space(error: Exception, folder: Path) -> InputError | None:
     """The message of a run in `folder` that could not write for lack of space; else `None`."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    found = error if isinstance(error, OSError) else _as_os_error(error, folder)
+    if found is None or found.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return None
     saved = checkpoints(folder / "checkpoints")
     stands = "what was finished before is intact"
     if saved:
         stands = f"the last good checkpoint is iteration {int(saved[-1].name)}"
     return InputError(
-        f"no space to write {error.filename or folder}: {error.strerror}; {stands}. "
+        f"no space to write {found.filename or folder}: {found.strerror}; {stands}. "
         f"Free space, then {how_to_continue(folder)}"
     )
 

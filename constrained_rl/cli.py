@@ -73,8 +73,11 @@ def resumable(folder: Path) -> Iterator[None]:
         print(f"\n{stopped}" if str(stopped) else "", file=sys.stderr)
         print(f"stopped; {how_to_continue(folder)}", file=sys.stderr)
         raise typer.Exit(0) from None
-    except OSError as error:
-        raise out_of_space(error, folder) or error from error
+    except Exception as error:
+        full = out_of_space(error, folder)
+        if full is None:
+            raise
+        raise full from error
 
 
 def split_settings(settings: list[str]) -> tuple[Path | None, list[str]]:

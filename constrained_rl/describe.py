@@ -42,7 +42,8 @@ class Setting:
 def settings_of(model: type[BaseModel]) -> list[Setting]:
     """Every key of a config model, in the order of its fields, sections opened."""
     schema = model.model_json_schema()
-    default = model().model_dump(mode="json") if not schema.get("required") else {}
+    # constructed, not validated: where any one of several keys is needed, no default is valid
+    default = {} if schema.get("required") else model.model_construct().model_dump(mode="json")
     return list(_walk(schema, schema.get("$defs", {}), "", "", default))
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from constrained_rl import cli as core
 from constrained_rl.errors import InputError
+from llm_env.schemas import Command, config_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -40,23 +41,9 @@ def read_config(
 def _command_of(tree: Mapping[str, Any]) -> str | None:
     """The command that knows all keys of a config and finds those it needs, if there is one."""
     from constrained_rl.config import RunConfig
-    from llm_env.arena.config import ArenaConfig
-    from llm_env.comparison.config import CompareConfig
-    from llm_env.fitting.config import ScoreRunConfig, SFTRunConfig
-    from llm_env.rounds.config import RoundsConfig
-    from llm_env.score_service import ServeConfig
-    from llm_env.training.config import TrainConfig
 
-    commands: dict[str, type[BaseModel]] = {
-        "crl train": RunConfig,
-        "crl llm train": TrainConfig,
-        "crl llm sft": SFTRunConfig,
-        "crl llm score": ScoreRunConfig,
-        "crl llm compare": CompareConfig,
-        "crl llm rounds": RoundsConfig,
-        "crl llm evaluate": ArenaConfig,
-        "crl llm serve-scores": ServeConfig,
-    }
+    commands: dict[str, type[BaseModel]] = {"crl train": RunConfig}
+    commands |= {f"crl llm {command}": config_of(command) for command in Command}
     for command, model in commands.items():
         needed = {name for name, field in model.model_fields.items() if field.is_required()}
         if needed <= set(tree) <= set(model.model_fields):

@@ -124,7 +124,8 @@ def load_whole(auto: Any, folder: Path, **options: object) -> PreTrainedModel:  
     except UNREADABLE as error:
         raise damaged(folder, error) from error
     # a mismatch is (name, shape in the file, shape in the model)
-    shapes = [f"{name} is {tuple(a)}, not {tuple(b)}" for name, a, b in report["mismatched_keys"]]
+    mismatched = sorted(report["mismatched_keys"], key=lambda found: str(found[0]))
+    shapes = [f"{name} is {tuple(a)}, not {tuple(b)}" for name, a, b in mismatched]
     if shapes:
         raise InputError(
             f"the weights in {folder} do not have the shapes that its config.json says: "

@@ -29,6 +29,7 @@ from llm_env.arena.judging import Judge
 from llm_env.collectors import Responses, Score
 from llm_env.generation import generate
 from llm_env.models import ModelSource
+from llm_env.policy import context_length
 from llm_env.prompts import Message, Prompt
 from llm_env.score_sources import CostSource, ScoreSource
 from llm_env.tokens import TokenRows, decode_responses, encode_prompts, join
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from transformers import PreTrainedModel
 
+LONGEST = 256
+"""tokens of an answer, where the context has room for twice as many"""
 HELP = "/reset  /save FILE  /temperature T  /help  /quit"
 
 
@@ -45,7 +48,7 @@ class ChatOptions:
     """How the model answers."""
 
     temperature: float
-    max_new_tokens: int
+    max_new_tokens: int | None  # None: 256, or half of a context that is shorter than two of it
     raw: bool  # every line is a prompt of its own, used as it is
     seed: int
 
@@ -67,6 +70,7 @@ class ChatRoom:
     model: Answering
     scores: dict[str, Score]
     costs: tuple[str, ...]
+    longest: int  # tokens of an answer
     room: int  # tokens that a prompt may have
     options: ChatOptions
     generator: torch.Generator
@@ -85,12 +89,16 @@ def open_chat(
         raise InputError(f"model folder {folder} does not exist; give one that holds config.json")
     where = choose_device(device)
     model = open_model(folder.name, ModelSource(path=str(folder)), where)
+    longest = options.max_new_tokens or min(
+        LONGEST, (context_length(model.config) or math.inf) // 2
+    )
     found = Judge(*sources).load(model.tokenizer, where)
     return ChatRoom(
         model=model,
         scores={name: score for name, (_, score) in found.items()},
         costs=tuple(sources[1]),
-        room=model.reader(options.max_new_tokens).room,
+        longest=int(longest),
+        room=model.reader(int(longest)).room,
         options=options,
         generator=torch.Generator(where).manual_seed(options.seed),
     )
@@ -114,13 +122,16 @@ def converse(room: ChatRoom, lines: TextIO, console: Console) -> None:
 
 
 def _next_line(lines: TextIO, console: Console) -> str | None:
-    """A line with a prompt on a terminal; None at the end."""
+    """A line, asked for on a terminal and repeated elsewhere; None at the end."""
     if lines is sys.stdin and lines.isatty():
         try:
-            return console.input("[bold]you[/bold]  ")
+            return console.input("[bold]you[/bold]    ")
         except (EOFError, KeyboardInterrupt):
             return None
-    return lines.readline() or None
+    line = lines.readline()
+    if line.strip():
+        console.print(f"[bold]you[/bold]    {escape(line.strip())}", soft_wrap=True)
+    return line or None
 
 
 def command(room: ChatRoom, text: str, console: Console) -> None:
@@ -201,7 +212,7 @@ def _encode(
         if not room.turns or room.options.raw:
             raise InputError(
                 f"this line has {ids.shape[1]} tokens, the model has room for {room.room} beside "
-                f"an answer of {room.options.max_new_tokens}; shorten it, or lower "
+                f"an answer of {room.longest}; shorten it, or lower "
                 "--max-new-tokens"
             )
         room.turns, dropped = room.turns[1:], dropped + 1
@@ -232,7 +243,7 @@ def _answer(room: ChatRoom, ids: torch.Tensor, attention: torch.Tensor) -> tuple
         model,
         ids,
         attention,
-        max_new_tokens=room.options.max_new_tokens,
+        max_new_tokens=room.longest,
         eos_id=room.model.tokenizer.eos_token_id,
         generator=room.generator,
         temperature=1.0 if greedy else room.options.temperature,
@@ -247,7 +258,8 @@ def show(turn: Turn, room: ChatRoom, console: Console) -> None:
     from rich.text import Text
 
     cut = " …" if turn.stop_reason == "length" else ""
-    console.print(Text(f"model  {turn.answered or '(empty)'}{cut}"), soft_wrap=True)
+    said = Text.assemble(("model  ", "bold cyan"), f"{turn.answered or '(empty)'}{cut}")
+    console.print(said, soft_wrap=True)
     if turn.scores:
         line = Text("       ")
         for name, value in turn.scores.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,7 +95,9 @@ def chat(
     cost: Costs = None,
     score_tokenizer: ScoreTokenizer = None,
     temperature: Annotated[float, typer.Option(min=0, help="of sampling; 0 is greedy")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer")] = 256,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="longest answer; default: 256, or half the context")
+    ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="every line is a prompt of its own, used as it is")
     ] = False,
@@ -113,7 +114,7 @@ def chat(
     sources = read_scores(reward, cost or (), score_tokenizer)
     with plain_warnings():
         room = open_chat(model, sources, options, device)
-    converse(room, sys.stdin, Console())
+        converse(room, sys.stdin, Console())
 
 
 def _run(request: Request, out: Path | None, as_json: bool, pairwise: bool) -> None:
@@ -125,6 +126,7 @@ def _run(request: Request, out: Path | None, as_json: bool, pairwise: bool) -> N
     from llm_env.arena.engine import collect_answers, default_folder
     from llm_env.arena.report import as_json as to_json
     from llm_env.arena.report import find, print_findings, publish
+    from llm_env.stages import results_json
 
     config = read_request(request)
     folder = out or default_folder(config)
@@ -138,7 +140,7 @@ def _run(request: Request, out: Path | None, as_json: bool, pairwise: bool) -> N
         found = find(answers, pairwise, annotate(answers, folder) if pairwise else None)
         path = publish(found, folder)
     if as_json:
-        print(json.dumps(to_json(found), indent=1, ensure_ascii=False))
+        print(results_json(to_json(found)))
         return
     print_findings(found, Console())
     Console().print(f"report: {path}", highlight=False, soft_wrap=True)

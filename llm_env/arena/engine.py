@@ -27,6 +27,7 @@ from llm_env.arena.cache import Row, digest
 from llm_env.arena.config import ArenaConfig
 from llm_env.arena.judging import Answer, Judge, Scores, known, score_answers
 from llm_env.arena.questions import Question, fitting, is_world, read_questions
+from llm_env.stages import results_json
 
 Say = Callable[[str], None]
 
@@ -268,5 +269,4 @@ def write_generations(found: Answers, folder: Path) -> None:
 
 def write_results(folder: Path, results: Mapping[str, Any]) -> None:
     """The numbers of a report."""
-    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
-    write_text(folder / "results.json", text + "\n")
+    write_text(folder / "results.json", results_json(results) + "\n")

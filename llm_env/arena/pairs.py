@@ -101,8 +101,10 @@ def verdict(
 
 
 def duel(first: str, second: str, won: Array, lost: Array) -> Duel:  # [N] of 1, ½, 0 each
-    """Shares of wins, ties and losses of the prompts at which the two met."""
+    """Shares of wins, ties and losses of the prompts at which the two met; all 0 of none."""
     n = int((won + lost > 0).sum())
+    if not n:
+        return Duel(first, second, *(Interval(0.0, 0.0, 1.0),) * 3)
     counts = [int((won == 1).sum()), int((won == 0.5).sum()), int((lost == 1).sum())]
     return Duel(first, second, *(proportion_interval(count, n) for count in counts))
 

@@ -82,10 +82,10 @@ def as_json(found: Findings) -> dict[str, Any]:
 def print_findings(found: Findings, console: Console) -> None:
     """The main table of every mode, and the ratings of an arena."""
     for mode in found.answers.config.modes:
-        tables.print_table(tables.main_table(found.results, mode), console, f"{mode} answers")
+        tables.show_table(tables.main_table(found.results, mode), console, f"{mode} answers")
         if found.verdicts:
             shown = tables.elo_table(found.verdicts, mode)
-            tables.print_table(shown, console, f"{mode} answers, Elo")
+            tables.show_table(shown, console, f"{mode} answers, Elo")
     for note in _notes(found.verdicts):
         console.print(note, highlight=False, markup=False, soft_wrap=True)
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 from rich.console import Console
-from rich.table import Table as RichTable
 
 from constrained_rl.page import Fold, Table
 from constrained_rl.statistics import Interval
@@ -16,6 +15,7 @@ from llm_env.arena.judging import Answer
 from llm_env.arena.pairs import Corners, Verdict
 from llm_env.arena.summaries import Group, Result
 from llm_env.comparison.report_tables import mean_cell, share_cell
+from llm_env.terminal import print_table
 
 SAMPLES = 2
 """prompts per class whose answers are shown"""
@@ -137,20 +137,22 @@ def elo_table(verdicts: Sequence[Verdict], mode: Mode) -> Table:
     """Ratings with intervals, one column per judge and dimension."""
     chosen = [verdict for verdict in verdicts if verdict.mode == mode]
     header = ["model", *(f"{verdict.dimension} ({verdict.judge})" for verdict in chosen)]
+    anchor = chosen[0].models[0]
     rows: list[list[Cell]] = [
-        [model, *(rating_cell(verdict.elo[model]) for verdict in chosen)]
+        [model, *(rating_cell(verdict.elo[model], model == anchor) for verdict in chosen)]
         for model in chosen[0].models
     ]
     caption = (
-        f"Bradley–Terry ratings of {mode} answers, {chosen[0].models[0]} = 1000, 400 points are "
+        f"Bradley–Terry ratings of {mode} answers, {anchor} = 1000, 400 points are "
         "odds of ten to one; 95% bootstrap intervals over prompts."
     )
     return Table(header, rows, caption)
 
 
-def rating_cell(rating: Interval) -> Markup:
+def rating_cell(rating: Interval, anchor: bool = False) -> Markup:
     """A rating with the ends of its interval."""
-    ends = f"{rating.low:.0f}–{rating.high:.0f}" if rating.low < rating.high else "fixed"
+    width = f"{rating.low:.0f}–{rating.high:.0f}" if rating.low < rating.high else "no interval"
+    ends = "fixed" if anchor else width  # no interval: every resample gave the same
     return Markup('{} <span class="ci">{}</span>').format(f"{rating.value:.0f}", ends)
 
 
@@ -206,20 +208,10 @@ def _percent(share: Interval) -> str:
     return f"{100 * share.value:.0f}"
 
 
-def print_table(table: Table, console: Console, title: str = "") -> None:
-    """The same table on a terminal, tab-separated lines in a pipe."""
+def show_table(table: Table, console: Console, title: str = "") -> None:
+    """The same table on a terminal or in a pipe."""
     rows = [[_plain(cell) for cell in row] for row in table.rows]
-    if not console.is_terminal:
-        for line in (table.header, *rows):
-            console.file.write("\t".join(line) + "\n")  # rich would turn tabs into spaces
-        return
-    shown = RichTable(title=title or None, title_justify="left", pad_edge=False)
-    for k, name in enumerate(table.header):
-        text = k < table.text_columns
-        shown.add_column(name, justify="left" if text else "right", no_wrap=text)
-    for row in rows:
-        shown.add_row(*row)
-    console.print(shown)
+    print_table(console, table.header, rows, title, table.text_columns)
 
 
 def _plain(cell: Cell) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from constrained_rl.checkpoint import write_text
 from constrained_rl.page import write_page
@@ -25,9 +23,7 @@ from llm_env.calibration.wording import (
     sentence,
     warnings,
 )
-
-SHORT = 24
-"""characters of a table's cell that are never wrapped"""
+from llm_env.terminal import print_table
 
 
 def publish(found: Calibration, evidence: Evidence, folder: Path | None, as_json: bool) -> None:
@@ -72,10 +68,11 @@ def print_calibration(found: Calibration, console: Console) -> None:
     if best is not None:
         say(console, f"\n  {paste(found, best)}\n")
     header, rows = quality_rows(found)
-    print_table(console, header, rows)
+    print_table(console, header, rows, text_columns=len(header))
     for form in dict.fromkeys((found.form, *([best.form] if best else []))):
         console.print()
-        print_table(console, *limit_rows(found, found.proposals[form]))
+        header, rows = limit_rows(found, found.proposals[form])
+        print_table(console, header, rows, text_columns=len(header))
     console.print()
     for text in warnings(found):
         say(console, text)
@@ -84,19 +81,3 @@ def print_calibration(found: Calibration, console: Console) -> None:
 def say(console: Console, text: str) -> None:
     """A line as it is."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on a terminal, tab-separated lines in a pipe."""
-    if not console.is_terminal:
-        for row in (header, *rows):
-            say(console, "\t".join(row))
-        return
-    table = Table(pad_edge=False)
-    for name, *cells in zip(header, *rows, strict=True):
-        longest = max(map(len, cells))
-        title = name if len(name) <= longest else "\n".join(name.rsplit(" ", 1))
-        table.add_column(title, no_wrap=longest <= SHORT)  # an interval stays on one line
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -69,10 +70,12 @@ def share_cell(share: Interval) -> Markup:
 
 
 def mean_cell(mean: Interval | None) -> Markup:
-    """A mean with half the width of its interval, or a dash."""
+    """A mean with half the width of its interval, or a dash; one number has no interval."""
     if mean is None:
         return Markup("–")
     half = mean.high - mean.value
+    if not math.isfinite(half):
+        return Markup(f"{mean.value:.2f}")
     return Markup('{} <span class="ci">±{}</span>').format(f"{mean.value:.2f}", f"{half:.2f}")
 
 

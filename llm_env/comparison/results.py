@@ -6,7 +6,6 @@ Nothing is generated or scored here: everything is read from what the stages hav
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +31,7 @@ from llm_env.comparison.summaries import (
     ScoreModelResult,
     summarize_mode,
 )
+from llm_env.stages import read_seconds, results_json
 
 ANOTHER_VERSION = (
     "the folder was made by another version, or a file was removed; start again with "
@@ -64,10 +64,9 @@ def summarize(folder: Path) -> Results:
         score_models={name: read_score_model(folder, name) for name in scores(config)},
         agreement=read_shares(folder / "preferences/agreement.json"),
         approval=read_shares(folder / "preferences/approval.json"),
-        seconds=read_seconds(folder, config),
+        seconds=read_seconds(folder, [task.folder for task in tasks(config)]),
     )
-    text = json.dumps(_finite(asdict(results)), indent=1, allow_nan=False)
-    write_text(folder / "results.json", text + "\n")
+    write_text(folder / "results.json", results_json(asdict(results)) + "\n")
     return results
 
 
@@ -135,25 +134,6 @@ def read_score_model(folder: Path, name: str) -> ScoreModelResult:
         gold_sign=found["gold_sign"],
         gold_auc=found["gold_auc"],
     )
-
-
-def read_seconds(folder: Path, config: CompareConfig) -> dict[str, float]:
-    """Wall seconds of every finished stage."""
-    paths = {task.folder: folder / task.folder / "time.json" for task in tasks(config)}
-    return {
-        name: json.loads(path.read_text(encoding="utf-8"))["wall"]
-        for name, path in paths.items()
-        if path.is_file()
-    }
-
-
-def _finite(value: object) -> object:
-    """The same tree with numbers that JSON cannot hold replaced by null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_summary(results: Results, console: Console) -> None:

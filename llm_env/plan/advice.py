@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from constrained_rl.errors import InputError
 from constrained_rl.settings import merge, validate
 from llm_env.plan.plan import Machine, Plan, make_plan, planned_device, rows_of_phases
+from llm_env.plan.tracer import Tracer
 from llm_env.training.config import TrainConfig
 
 MOST = 3
@@ -26,13 +27,16 @@ class Change:
     plan: Plan
 
 
-def advise(config: TrainConfig, machine: Machine, plan: Plan) -> list[Change]:
-    """The cheapest changes that fit, at most three; all of them together where none does alone."""
+def advise(config: TrainConfig, machine: Machine, plan: Plan, tracer: Tracer) -> list[Change]:
+    """The cheapest changes that fit, at most three; all of them together where none does alone.
+
+    `tracer` is what counted `plan`.
+    """
     found: list[Change] = []
     together: dict[str, object] = {}
     prices: list[str] = []
     for settings, price in _candidates(config, machine, plan):
-        alone = _planned(config, machine, settings)
+        alone = _planned(config, machine, settings, tracer)
         if alone is None:
             continue
         if alone.fits:
@@ -44,13 +48,15 @@ def advise(config: TrainConfig, machine: Machine, plan: Plan) -> list[Change]:
             prices.append(price)
     if found or not together:
         return found
-    combined = _planned(config, machine, together)
+    combined = _planned(config, machine, together, tracer)
     if combined is None or not combined.fits:
         return []
     return [Change(together, "; ".join(prices), combined)]
 
 
-def _planned(config: TrainConfig, machine: Machine, settings: dict[str, object]) -> Plan | None:
+def _planned(
+    config: TrainConfig, machine: Machine, settings: dict[str, object], tracer: Tracer
+) -> Plan | None:
     """The plan of a changed config; None where the change does not go with the rest of it."""
     tree: dict[str, object] = config.model_dump(mode="json", exclude_none=True)
     for path, value in settings.items():
@@ -59,7 +65,7 @@ def _planned(config: TrainConfig, machine: Machine, settings: dict[str, object])
         assert isinstance(value, dict)
         tree = merge(tree, value)
     try:
-        return make_plan(validate(TrainConfig, tree, "the changed config"), machine)
+        return make_plan(validate(TrainConfig, tree, "the changed config"), machine, tracer)
     except InputError:
         return None
 

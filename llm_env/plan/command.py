@@ -15,6 +15,7 @@ from llm_env.models import load_tokenizer, read_config
 from llm_env.plan.advice import advise
 from llm_env.plan.plan import Machine, make_plan
 from llm_env.plan.table import as_json, print_plan
+from llm_env.plan.tracer import Tracer
 from llm_env.policy import prompt_room
 from llm_env.tokens import encode_prompts
 from llm_env.training.config import TrainConfig
@@ -51,8 +52,9 @@ def plan_command(config: TrainConfig, asked: Asked, to_json: bool) -> bool:
             f"align.prompts is {config.align.prompts}, fewer than one for each of "
             f"{machine.ranks} ranks"
         )
-    plan = make_plan(config, machine)
-    changes = advise(config, machine, plan) if plan.fits is False else []
+    tracer = Tracer()
+    plan = make_plan(config, machine, tracer)
+    changes = advise(config, machine, plan, tracer) if plan.fits is False else []
     if to_json:
         print(json.dumps(as_json(plan, changes), indent=2))
     else:

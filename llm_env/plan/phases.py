@@ -6,35 +6,27 @@ response is as long as `max_new_tokens`. Absent: rows that end early, which need
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from constrained_rl.config import PPOConfig
 from constrained_rl.learner import Objective, PolicyObjective, ValueObjective
 from constrained_rl.rollout import Batch
 from llm_env.generation import Place, _Choice, _choose, _Decoder
 from llm_env.plan.ledger import Ledger
-from llm_env.plan.shapes import Shapes, give_fake_tensors
 from llm_env.policy import CausalLMPolicy, response_logp
 from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.tokens import TokenRows
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """Rows of each phase on one rank, and their width."""
-
-    prompt: int  # P, tokens of the longest prompt
-    response: int  # T, tokens of the longest response
-    generate: int  # rows decoded together
-    score: dict[str, int]  # rows scored together, by the name of the score
-    annotate: int  # rows annotated together
-    update: int  # rows of a micro-batch
-    accumulated: bool  # a minibatch is several micro-batches
+Kind = Literal[
+    "generate", "score", "annotate policy", "annotate reference", "annotate critic",
+    "update critic", "update policy",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,18 +37,6 @@ class Working:
     bytes: int
     logits: int  # of them, tensors as wide as the vocabulary
     cache: int = 0  # of them, keys and values
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one model does in a phase. Equal jobs need equal memory."""
-
-    kind: Literal["generate", "score", "annotate policy", "annotate reference", "values", "update"]
-    model: str  # says what shapes it, so that models of one description are alike
-    rows: int
-    prompt: int
-    response: int
-    loss: Loss | None = None  # of an update
 
 
 @dataclass(frozen=True)
@@ -71,11 +51,23 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Counted:
-    """Peaks of a job by segment (see `Segments`): bytes, and of them tensors as wide as the vocabulary."""
+class Job:
+    """What one model does in a phase. Equal jobs need equal memory."""
 
-    peaks: dict[str, tuple[int, int]]
-    cache: int = 0
+    kind: Kind
+    model: tuple[str, ...]  # what shapes it: models of one description are alike
+    rows: int
+    prompt: int
+    response: int
+    loss: Loss | None = None  # of an update
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a job needs at most in each of its segments (see `Segments`)."""
+
+    peaks: dict[str, tuple[int, int]]  # bytes, and of them tensors as wide as the vocabulary
+    cache: int = 0  # bytes of keys and values
 
     def working(self, name: str) -> Working:
         """The largest peak."""
@@ -126,54 +118,61 @@ class Segments:
 
 
 def count(job: Job, module: nn.Module) -> Counted:
-    """Run a job of a model with fake tensors; call it inside their mode."""
-    if isinstance(module, ScoreModel):
-        return _score(module, job)
-    if isinstance(module, TokenCritic):
-        return _values(module, job) if job.loss is None else _update_critic(module, job, job.loss)
-    assert isinstance(module, CausalLMPolicy)
-    if job.loss is not None:
-        return _update_policy(module, job, job.loss)
-    return _generate(module, job) if job.kind == "generate" else _annotate(module, job)
-
-
-def _rows(sizes: Sizes, count: int) -> TokenRows:
-    width = sizes.prompt + sizes.response
-    ids = torch.zeros(count, width, dtype=torch.long)
-    return TokenRows(ids, torch.ones(count, width, dtype=torch.bool), sizes.prompt)
-
-
-def _vocabulary(policy: CausalLMPolicy) -> int:
-    return int(policy.model.get_input_embeddings().weight.shape[0])
-
-
-def _counted(
-    name: str, module: nn.Module, vocabulary: int | None, work: Callable[[], object]
-) -> Working:
-    ledger = Ledger(vocabulary)
+    """Run a job with a model of fake tensors; call it inside their mode."""
+    ledger = Ledger(None if isinstance(module, ScoreModel | TokenCritic) else _vocabulary(module))
     ledger.ignore(module)
-    with ledger:
-        work()
-    return Working(name, ledger.peak, ledger.peak_logits)
+    work = _work(job, module)
+    with torch.set_grad_enabled(job.loss is not None), Segments(ledger).of(module), ledger:
+        result = work()
+    module.zero_grad(set_to_none=True)
+    return Counted(ledger.peaks, result if isinstance(result, int) else 0)
 
 
-@torch.no_grad()
-def _generate(policy: CausalLMPolicy, sizes: Sizes) -> Working:
-    """Prefill, one step, a choice, and rows leaving the batch; the cache has its full width."""
-    rows, cache = sizes.generate, [0]
+def _work(job: Job, module: nn.Module) -> Callable[[], object]:
+    rows, loss = _rows(job), job.loss
+    match module:
+        case CausalLMPolicy() if loss is not None:
+            objective: Objective = PolicyObjective(module, loss.clip, loss.entropy, loss.dual_clip)
+            return partial(_update, module, objective, job, 1)
+        case CausalLMPolicy() if job.kind == "generate":
+            return partial(_generate, module, job)
+        case CausalLMPolicy() if job.kind == "annotate policy":
+            return partial(module, rows, rows.response_ids)
+        case CausalLMPolicy():
+            return partial(response_logp, module.model, rows)
+        case TokenCritic() if loss is not None:
+            names = [str(s) for s in range(module.model.heads)]
+            objective = ValueObjective(module, names, loss.value_clip)
+            return partial(_update, module, objective, job, len(names))
+        case ScoreModel():  # as `ScoreModel.end_score`, which looks at what the mask holds
+            return lambda: module.score(module.hidden(rows.ids, rows.attention)[:, -1])
+        case _:
+            return partial(module, rows)
 
-    def work() -> None:
-        attention = torch.ones(rows, sizes.prompt, dtype=torch.bool)
-        decoder = _Decoder(policy.model, attention, sizes.response)
-        logits = decoder.prefill(torch.zeros(rows, sizes.prompt, dtype=torch.long))
-        choice = _Choice(1.0, False, torch.Generator(), Place(0, rows))
-        token, _ = _choose(logits, torch.arange(rows), choice)
-        cache[0] = _cache_bytes(decoder)
-        decoder.step(token)
-        decoder.keep(torch.arange(max(1, rows * 3 // 4)))
 
-    counted = _counted("generate", policy, _vocabulary(policy), work)
-    return Working(counted.name, counted.bytes, counted.logits, cache[0])
+def _rows(job: Job) -> TokenRows:
+    width = job.prompt + job.response
+    ids = torch.zeros(job.rows, width, dtype=torch.long)
+    return TokenRows(ids, torch.ones(job.rows, width, dtype=torch.bool), job.prompt)
+
+
+def _vocabulary(module: nn.Module) -> int:
+    assert isinstance(module, CausalLMPolicy)
+    return int(module.model.get_input_embeddings().weight.shape[0])
+
+
+def _generate(policy: CausalLMPolicy, job: Job) -> int:
+    """Prefill, a choice, one step, rows leaving the batch; bytes of keys and values."""
+    rows = job.rows
+    attention = torch.ones(rows, job.prompt, dtype=torch.bool)
+    decoder = _Decoder(policy.model, attention, job.response)
+    logits = decoder.prefill(torch.zeros(rows, job.prompt, dtype=torch.long))
+    choice = _Choice(1.0, False, torch.Generator(), Place(0, rows))
+    token, _ = _choose(logits, torch.arange(rows), choice)
+    decoder.step(token)
+    cache = _cache_bytes(decoder)
+    decoder.keep(torch.arange(max(1, rows * 3 // 4)))
+    return cache
 
 
 def _cache_bytes(decoder: _Decoder) -> int:
@@ -184,63 +183,13 @@ def _cache_bytes(decoder: _Decoder) -> int:
     return sum(x.untyped_storage().nbytes() for x in tensors)
 
 
-@torch.no_grad()
-def _score(name: str, model: ScoreModel, sizes: Sizes) -> Working:
-    rows = _rows(sizes, sizes.score[name])
-
-    def work() -> Tensor:  # as `ScoreModel.end_score`, which looks at what the mask holds
-        return model.score(model.hidden(rows.ids, rows.attention)[:, -1])
-
-    return _counted(f"score {name}", model, None, work)
-
-
-@torch.no_grad()
-def _annotate(shapes: Shapes, sizes: Sizes, config: PPOConfig) -> list[Working]:
-    """Log-probabilities where decoding did not give exact ones, the reference's, and values."""
-    rows, policy, critic = _rows(sizes, sizes.annotate), shapes.policy, shapes.critic
-    found, vocabulary = [], _vocabulary(policy)
-    if torch.finfo(policy.model.dtype).bits < 32:
-        found.append(
-            _counted("annotate policy", policy, vocabulary, lambda: policy(rows, rows.response_ids))
-        )
-    if config.kl_coefficient > 0:
-        found.append(
-            _counted(
-                "annotate reference", policy, vocabulary, lambda: response_logp(policy.model, rows)
-            )
-        )
-    if critic is not None:
-        found.append(_counted("annotate critic", critic, None, lambda: critic(rows)))
-    return found
-
-
-def _update_policy(policy: CausalLMPolicy, sizes: Sizes, config: PPOConfig) -> Working:
-    objective = PolicyObjective(policy, config.clip, config.entropy, config.dual_clip)
-    return _update("update policy", policy, objective, sizes, 1, _vocabulary(policy))
-
-
-def _update_critic(critic: TokenCritic, sizes: Sizes, config: PPOConfig) -> Working:
-    streams = critic.model.heads
-    objective = ValueObjective(critic, [str(s) for s in range(streams)], config.value_clip)
-    return _update("update critic", critic, objective, sizes, streams, None)
-
-
-def _update(
-    name: str,
-    module: nn.Module,
-    objective: Objective,
-    sizes: Sizes,
-    streams: int,
-    vocabulary: int | None,
-) -> Working:
-    """Forward and backward of one micro-batch, or of two where gradients are accumulated."""
-    rows = _rows(sizes, sizes.update)
-    number = torch.zeros(sizes.update, sizes.response)
-    several = torch.zeros(sizes.update, sizes.response, streams)
+def _update(module: nn.Module, objective: Objective, job: Job, streams: int) -> None:
+    """Forward and backward of one micro-batch, beside the gradients of those before it."""
+    if job.loss is not None and job.loss.several:
+        for parameter in module.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    rows = _rows(job)
+    number = torch.zeros(job.rows, job.response)
+    several = torch.zeros(job.rows, job.response, streams)
     batch = Batch(rows, rows.response_ids, number, number, number, several, several)
-
-    def work() -> None:
-        for _ in range(2 if sizes.accumulated else 1):
-            objective(batch)[0].backward()  # type: ignore[no-untyped-call]
-
-    return _counted(name, module, vocabulary, work)
+    objective(batch)[0].backward()  # type: ignore[no-untyped-call]

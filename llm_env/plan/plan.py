@@ -22,12 +22,11 @@ from torch import nn
 
 from constrained_rl.assembly import choose_device
 from llm_env.deepspeed_setup import reduced_together
-from llm_env.plan.phases import Sizes, Working, trace_phases
-from llm_env.plan.shapes import Shapes, build_shapes, depth, score_sources
+from llm_env.plan.phases import Working
+from llm_env.plan.shapes import Shapes, score_sources
+from llm_env.plan.tracer import Sizes, Tracer
 from llm_env.training.config import TrainConfig
 
-SHALLOW = (2, 4)
-"""layers of the models from which deep ones are extrapolated"""
 LIVE = 10**9
 """most parameters that DeepSpeed keeps gathered at a time (its stage3_max_live_parameters)"""
 ADAM = 2 * 4
@@ -105,41 +104,20 @@ class Machine:
     margin: float = 0.1
 
 
-def make_plan(config: TrainConfig, machine: Machine) -> Plan:
-    """Count what `config` needs on `machine`; only config.json files are read."""
-    shapes = build_shapes(config)
+def make_plan(config: TrainConfig, machine: Machine, tracer: Tracer | None = None) -> Plan:
+    """Count what `config` needs on `machine`; only config.json files are read.
+
+    A `tracer` keeps what it has counted: give the same to the plans of similar configs.
+    """
+    tracer = tracer or Tracer()
     device = planned_device(config)
-    models = tuple(_held_models(shapes, config, machine.ranks, device))
+    models = tuple(_held_models(tracer.shapes(config), config, machine.ranks, device))
     sizes = rows_of_phases(config, machine)
     rollout = _rollout_bytes(config, sizes)
-    counted = count_phases(config, shapes, sizes)
+    counted = tracer.phases(config, sizes)
     phases = tuple(_phase(working, models, rollout, sizes) for working in counted)
     available = machine.available or device_memory(device, machine.ranks)
     return Plan(models, rollout, phases, machine.ranks, device, available, machine.margin)
-
-
-def count_phases(config: TrainConfig, shapes: Shapes, sizes: Sizes) -> list[Working]:
-    """Working memory of every phase; of deep models it is taken from two shallow ones.
-
-    What a phase holds grows by the same amount with every layer of one kind, and so does its peak
-    (`SHALLOW`): bytes(n) = bytes(a) + (n − a) (bytes(b) − bytes(a)) / (b − a).
-    """
-    scored = [source for source in score_sources(config).values() if source.path is not None]
-    depths = {depth(config.policy), *(depth(source) for source in scored)}
-    low, high = SHALLOW
-    if len(depths) > 1 or None in depths or (layers := next(iter(depths)) or 0) <= 2 * high:
-        return trace_phases(shapes, sizes, config.align.ppo)
-    few, more = (trace_phases(build_shapes(config, n), sizes, config.align.ppo) for n in SHALLOW)
-    steps = (layers - low) / (high - low)
-    return [
-        Working(
-            a.name,
-            a.bytes + round(steps * (b.bytes - a.bytes)),
-            a.logits + round(steps * (b.logits - a.logits)),
-            a.cache + round(steps * (b.cache - a.cache)),
-        )
-        for a, b in zip(few, more, strict=True)
-    ]
 
 
 def planned_device(config: TrainConfig) -> str:

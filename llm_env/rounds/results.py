@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +39,7 @@ from llm_env.rounds.summaries import (
     rate_by_scores,
     summarize,
 )
+from llm_env.stages import read_seconds, results_json
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,9 @@ def summarize_rounds(folder: Path) -> tuple[Results, Said]:
         models=tuple(summarize_model(folder, said, k) for k in range(config.rounds + 1)),
         ratings=tuple(rate(said, config.seed, config.policy is None)),
         score_models=read_accuracies(folder, config.rounds),
-        seconds=read_seconds(Space(folder, config)),
+        seconds=read_seconds(folder, [task.folder for task in tasks(Space(folder, config))]),
     )
-    text = json.dumps(_finite(asdict(results)), indent=1, allow_nan=False)
-    write_text(folder / "results.json", text + "\n")
+    write_text(folder / "results.json", results_json(asdict(results)) + "\n")
     return results, said
 
 
@@ -193,27 +192,8 @@ def read_accuracies(folder: Path, rounds: int) -> dict[str, dict[str, dict[str, 
     }
 
 
-def read_seconds(space: Space) -> dict[str, float]:
-    """Wall seconds of every finished stage."""
-    paths = {task.folder: space.folder / task.folder / "time.json" for task in tasks(space)}
-    return {
-        name: json.loads(path.read_text(encoding="utf-8"))["wall"]
-        for name, path in paths.items()
-        if path.is_file()
-    }
-
-
 def _lines(path: Path) -> int:
     return len(read_rows(path))
-
-
-def _finite(value: object) -> object:
-    """The same tree with numbers that JSON cannot hold replaced by null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_results(results: Results, console: Console) -> None:

@@ -43,7 +43,7 @@ class DistributedConfig(Section):
     offload_optimizer: bool = False
     """ZeRO's optimizer states in CPU memory"""
     timeout: Positive = 600.0
-    """seconds a rank waits for the others before the job ends with an error"""
+    """seconds a rank waits for the others, who may be writing a checkpoint, before the job ends"""
 
 
 class HeldOutConfig(Selection):

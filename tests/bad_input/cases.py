@@ -2,11 +2,16 @@
 
 from tests.bad_input import (
     of_environments,
+    of_fits,
+    of_folders,
     of_language,
     of_preferences,
+    of_rounds_and_arenas,
     of_runs,
     of_scores,
+    of_services,
     of_settings,
+    of_training,
 )
 
 AREAS = {
@@ -16,5 +21,10 @@ AREAS = {
     "Preference data": of_preferences.CASES,
     "Language models": of_language.CASES,
     "Score models": of_scores.CASES,
+    "Training a model of one's own": of_training.CASES,
+    "Fitting": of_fits.CASES,
+    "Rounds, evaluation, chat and services": of_rounds_and_arenas.CASES,
+    "While training": of_services.CASES,
+    "Folders of language models": of_folders.CASES,
 }
 CASES = tuple(case for cases in AREAS.values() for case in cases)

@@ -1,11 +1,13 @@
 import json
 import tomllib
+from typing import Literal
 
 import pytest
+from pydantic import Field
 from typer.testing import CliRunner
 
 from constrained_rl.cli import app
-from constrained_rl.config import FixedConfig, GradientConfig, RunConfig
+from constrained_rl.config import FixedConfig, GradientConfig, RunConfig, Section
 from constrained_rl.describe import completions, settings_of, to_commented_toml, to_markdown
 from constrained_rl.presets import PRESETS, defaults
 from constrained_rl.settings import validate
@@ -36,6 +38,40 @@ def test_a_key_of_one_kind_of_section_says_so():
     assert SETTINGS["multiplier.weight"].when == 'multiplier.kind = "fixed"'
     assert SETTINGS["multiplier.kind"].type == '"fixed" | "gradient" | "pid"'
     assert SETTINGS["multiplier.kind"].when == SETTINGS["ppo.clip"].when == ""
+
+
+class Item(Section):
+    """A section of which there are several."""
+
+    path: str
+    """where"""
+    kind: Literal["a", "b"] = "a"
+    """which"""
+
+
+class Several(Section):
+    """Sections in a list and in a table."""
+
+    files: tuple[Item, ...] = Field(min_length=1)
+    """a list"""
+    named: dict[str, Item] = Field({})
+    """a table"""
+
+
+def test_sections_in_lists_and_tables_are_opened():
+    found = {setting.path: setting for setting in settings_of(Several)}
+    assert list(found) == [
+        "files", "files[].path", "files[].kind", "named", "named.NAME.path", "named.NAME.kind",
+    ]  # fmt: skip
+    assert found["files"].default == found["named.NAME.path"].default == "required"
+    assert found["files[].kind"].default == '"a"'
+
+
+def test_a_shell_completes_below_a_name_that_was_typed():
+    assert completions(Several, "nam") == ["named="]
+    assert completions(Several, "named.harm.") == ["named.harm.kind=", "named.harm.path="]
+    assert completions(Several, "named.harm.kind=") == ["named.harm.kind=a", "named.harm.kind=b"]
+    assert completions(Several, "files") == ["files="]  # an item of a list has no key of its own
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from constrained_rl.errors import InputError
+from constrained_rl.statistics import Interval
 from llm_env import score_loading
 from llm_env.arena import annotating, judging
 from llm_env.arena import answers as answers_module
@@ -16,7 +17,7 @@ from llm_env.arena.annotating import annotate
 from llm_env.arena.config import ArenaConfig, Request, read_request
 from llm_env.arena.engine import Answers, collect_answers
 from llm_env.arena.judging import Answer, refuses
-from llm_env.arena.pairs import by_pool, count_corners, verdicts
+from llm_env.arena.pairs import by_pool, count_corners, duel, verdicts
 from llm_env.arena.report import as_json, find, publish
 from llm_env.arena.summaries import Quadrants, count_quadrants, summarize_group
 from llm_env.models import ModelSource, load_causal_lm, load_tokenizer
@@ -364,6 +365,24 @@ def test_models_with_different_tokenizers_are_scored_alike(home, tmp_path):
     word_tokenizer(pad=False).save_pretrained(tmp_path / "other")
     found = collect_answers(request(home, str(tmp_path / "other")), tmp_path / "run", silent)
     assert all(math.isfinite(a.reward) for a in found.of("other", "sampled"))
+
+
+def test_a_class_of_one_prompt_has_no_interval_and_breaks_nothing(home, tmp_path):
+    path = tmp_path / "p.jsonl"
+    lines = [json.dumps({"prompt": p, "category": p[:1]}) for p in PROMPTS[:4]]
+    path.write_text("\n".join(lines))
+    found = find(collect_answers(request(home, prompts=[path]), tmp_path / "run", silent), True)
+    assert publish(found, tmp_path / "run").is_file()
+    result = json.loads((tmp_path / "run/results.json").read_text())["models"][0]
+    group = result["kinds"]["d"]
+    assert group["n"] == 1
+    assert group["scores"]["reward"]["low"] is None  # of one answer, nothing is known
+
+
+def test_models_that_met_nowhere_have_no_shares():
+    none = np.zeros(3)
+    found = duel("a", "b", none, none)
+    assert (found.win, found.tie, found.loss) == (Interval(0.0, 0.0, 1.0),) * 3
 
 
 def test_each_score_is_loaded_once_and_its_sign_checked_once(home, tmp_path, monkeypatch):

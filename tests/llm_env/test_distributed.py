@@ -8,7 +8,14 @@ from constrained_rl.distributed import World
 from constrained_rl.errors import InputError
 from tests.llm_env.rank_jobs import broken_on_the_last, driven, trained
 from tests.llm_env.ranks import on_ranks
-from tests.llm_env.tiny_alignment import align_config, rows_of, tiny_parts
+from tests.llm_env.tiny_alignment import (
+    CRITIC_FREE,
+    EVERYTHING,
+    FEWER_ROWS_THAN_RANKS,
+    align_config,
+    rows_of,
+    tiny_parts,
+)
 
 
 def agree(found, expected, tolerance=1e-4):
@@ -40,6 +47,14 @@ def test_two_ranks_take_the_steps_of_one_whatever_the_micro_batch(alone, tmp_pat
         agree(rows, alone)
 
 
+def test_two_ranks_take_the_steps_of_one_whatever_is_switched_on(tmp_path):
+    settings = [EVERYTHING, CRITIC_FREE, FEWER_ROWS_THAN_RANKS]
+    found = on_ranks(trained, 2, tmp_path, ["ddp"] * 3, settings)
+    assert found[0] == found[1]
+    for rows, one in zip(found[0], settings, strict=True):
+        agree(rows, rows_of(tiny_parts(align_config(**one)), 3))
+
+
 @pytest.mark.parametrize("size", [1, 4, 16])
 def test_one_process_takes_the_same_steps_whatever_the_micro_batch(alone, size):
     agree(rows_of(tiny_parts(align_config(ppo={"micro_batch": size})), 3), alone)
@@ -64,11 +79,14 @@ def test_three_ranks_of_which_one_has_fewer_rows(alone, tmp_path):
 
 
 def test_a_job_resumed_on_two_ranks_ends_in_the_same_bits(tmp_path):
+    # schedules span to where a job is told to end, which differs here
+    constant = {"schedule": "constant", "warmup": 0.0, "entropy_schedule": "constant"}
+    settings = EVERYTHING | {"ppo": EVERYTHING["ppo"] | constant}
     for name, stops in {"whole": [4], "cut": [2, 4]}.items():
         (tmp_path / name).mkdir()
         for stop in stops:
             job = tmp_path / f"{name}-{stop}"
-            found = on_ranks(driven, 2, job, "ddp", tmp_path / name, stop, {})
+            found = on_ranks(driven, 2, job, "ddp", tmp_path / name, stop, settings)
         if name == "whole":
             whole = found
     for (one, lam), (other, same_lam) in zip(whole, found, strict=True):

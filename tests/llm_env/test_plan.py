@@ -11,6 +11,7 @@ from constrained_rl.settings import merge, validate
 from llm_env.plan.advice import advise
 from llm_env.plan.ledger import Ledger
 from llm_env.plan.plan import Machine, make_plan
+from llm_env.plan.tracer import Tracer
 from llm_env.scoring import ScoreModel
 from llm_env.training.build import build
 from llm_env.training.config import TrainConfig
@@ -85,7 +86,7 @@ def check_peak(config):
     ledger = Ledger()
     with ledger:
         parts, _ = build(config, World())
-        ledger.peak = ledger.live  # what loading took for a moment is no phase
+        ledger.forget_peaks()  # what loading took for a moment is no phase
         longest = max(metrics["episode/length"] for metrics in train(parts, 2))
     assert longest > 0.6 * RESPONSE
     assert make_plan(config, machine()).peak.bytes == pytest.approx(ledger.peak, rel=0.15)
@@ -138,7 +139,7 @@ def test_changes_are_offered_that_make_it_fit(sections):
     tight = machine(available=int(whole.peak.bytes * 0.9), margin=0.0)
     plan = make_plan(config, tight)
     assert plan.fits is False
-    changes = advise(config, tight, plan)
+    changes = advise(config, tight, plan, Tracer())
     assert 1 <= len(changes) <= 3
     assert all(change.plan.fits for change in changes)
     # 64 rows scored together do not fit either

@@ -15,7 +15,14 @@ from constrained_rl.errors import InputError
 from tests.llm_env.rank_jobs import broken_on_the_last, driven, trained
 from tests.llm_env.ranks import on_ranks
 from tests.llm_env.test_distributed import agree
-from tests.llm_env.tiny_alignment import align_config, rows_of, tiny_parts
+from tests.llm_env.tiny_alignment import (
+    CRITIC_FREE,
+    EVERYTHING,
+    FEWER_ROWS_THAN_RANKS,
+    align_config,
+    rows_of,
+    tiny_parts,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -60,6 +67,12 @@ def check(alone, folder, kinds, settings):
     assert found[0] == found[1]
     for rows in found[0]:
         agree(rows, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [EVERYTHING, CRITIC_FREE, FEWER_ROWS_THAN_RANKS])
+def test_stages_take_the_steps_of_one_process_whatever_is_switched_on(settings, tmp_path):
+    check(rows_of(tiny_parts(align_config(**settings)), 3), tmp_path, [0, 1, 2, 3], settings)
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import torch
 
-from constrained_rl.config import GradientConfig
+from constrained_rl.config import GradientConfig, PIDConfig
 from constrained_rl.engines import Engines
 from constrained_rl.ppo import train
 from constrained_rl.settings import validate
@@ -43,6 +43,33 @@ def align_config(iterations=3, prompts=10, **settings):
     return validate(AlignConfig, tree | settings, "test")
 
 
+EVERYTHING = {
+    "generation_batch": 2,
+    "responses_per_prompt": 2,
+    "normalize_scores": "reference",
+    "multiplier": PIDConfig(kp=1.0, ki=0.3, kd=0.2, initial=0.5).model_dump(),
+    "ppo": {
+        "epochs": 2,
+        "micro_batch": 2,
+        "loss_mean": "sequence",
+        "normalize_values": True,
+        "critic_warmup": 1,
+        "schedule": "linear",
+        "warmup": 0.3,
+        "entropy": 0.05,
+        "kl_streams": "both",
+        "target_kl": 0.01,
+    },
+}
+"""what training has to offer beside the rest, all at once"""
+CRITIC_FREE = {
+    "prompts": 10,
+    "responses_per_prompt": 5,
+    "ppo": {"advantage": "leave_one_out", "value_clip": None, "critic_learning_rate": None},
+}
+FEWER_ROWS_THAN_RANKS = {"prompts": 3, "ppo": {"minibatches": 3}}
+
+
 def ends_often():
     """Responses of very different lengths: p(eos) is about e^1.5 / (21 + e^1.5) ≈ 0.18."""
     model = causal_lm(scale=1.0)
@@ -68,7 +95,9 @@ def tiny_parts(config, engines=None, seed=0, reward=None):
         DEMONSTRATIONS,
     )
     heads = len(stream_names(task.constraints(config), config.ppo))
-    critic = TokenCritic(ScoreModel(causal_lm(seed=1, scale=1.0).base_model, heads))
+    critic = None
+    if config.ppo.advantage == "gae":
+        critic = TokenCritic(ScoreModel(causal_lm(seed=1, scale=1.0).base_model, heads))
     models = Models(CausalLMPolicy(model), critic, lambda obs, _: response_logp(reference, obs))
     return token_parts(models, task, config, seed, engines or Engines())
 
