@@ -205,8 +205,11 @@ def load_latest(root: Path) -> dict[str, object] | None:
     return None
 
 
-def out_of_space(error: Exception, folder: Path) -> InputError | None:
-    """The message of a run in `folder` that could not write for lack of space; else `None`."""
+def out_of_space(error: Exception, folder: Path, continued: str | None = None) -> InputError | None:
+    """The message of a run in `folder` that could not write for lack of space; else `None`.
+
+    `continued` says what goes on afterwards; default: `how_to_continue`.
+    """
     found = error if isinstance(error, OSError) else _as_os_error(error, folder)
     if found is None or found.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return None
@@ -216,7 +219,7 @@ def out_of_space(error: Exception, folder: Path) -> InputError | None:
         stands = f"the last good checkpoint is iteration {int(saved[-1].name)}"
     return InputError(
         f"no space to write {found.filename or folder}: {found.strerror}; {stands}. "
-        f"Free space, then {how_to_continue(folder)}"
+        f"Free space, then {continued or how_to_continue(folder)}"
     )
 
 

@@ -57,24 +57,27 @@ def main_options(
 
 
 @contextmanager
-def resumable(folder: Path) -> Iterator[None]:
-    """Answer Ctrl-C, SIGTERM and a full disk with the command that continues."""
+def resumable(folder: Path, continued: str | None = None) -> Iterator[None]:
+    """Answer Ctrl-C, SIGTERM and a full disk with what continues (default: `crl resume`)."""
     from constrained_rl.checkpoint import how_to_continue, out_of_space
     from constrained_rl.logging import plain_warnings
     from constrained_rl.stopping import Stopped, stoppable
+
+    def how() -> str:
+        return continued or how_to_continue(folder)
 
     try:
         with plain_warnings(), stoppable():
             yield
     except KeyboardInterrupt:
-        print(f"\nstopped; {how_to_continue(folder)}", file=sys.stderr)
+        print(f"\nstopped; {how()}", file=sys.stderr)
         raise typer.Exit(130) from None
     except Stopped as stopped:
         print(f"\n{stopped}" if str(stopped) else "", file=sys.stderr)
-        print(f"stopped; {how_to_continue(folder)}", file=sys.stderr)
+        print(f"stopped; {how()}", file=sys.stderr)
         raise typer.Exit(0) from None
     except Exception as error:
-        full = out_of_space(error, folder)
+        full = out_of_space(error, folder, how())
         if full is None:
             raise
         raise full from error

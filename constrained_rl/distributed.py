@@ -153,8 +153,9 @@ def connect(device: torch.device, timeout: float) -> World:
         return World(device=device, timeout=timeout)
     missing = [name for name in LAUNCHER if name not in os.environ]
     if missing:
+        are = "is" if len(missing) == 1 else "are"
         raise InputError(
-            f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start the job with "
+            f"WORLD_SIZE is {size}, but {', '.join(missing)} {are} not set; start the job with "
             f"torchrun --nproc-per-node {size} -m llm_env …, or unset WORLD_SIZE for one process"
         )
     if device.type == "cuda":

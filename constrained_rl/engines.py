@@ -20,12 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from constrained_rl.distributed import World
 from constrained_rl.errors import InputError, require_finite
+from constrained_rl.precision import FullPrecision
 from constrained_rl.protocols import Stateful
 
 LossShare = tuple[Tensor, dict[str, Tensor]]
 """A micro-batch's share of the minibatch loss, and metrics that add up over micro-batches."""
 EPSILON = 1e-5
-"""Adam's, of every engine."""
+"""Adam's"""
 
 
 @dataclass(frozen=True)
@@ -74,31 +75,20 @@ class Engine(Stateful, Protocol):
 class TorchEngine:
     """Plain torch: each rank holds everything, and DDP adds up gradients where there are several.
 
-    Parameters in reduced precision get float32 copies that Adam works on: in bfloat16, with its 8
-    bits of fraction, a step of 1e-3 of a weight's size would be rounded away.
+    Adam works on float32 copies of weights in bfloat16 (precision.py). float16 is refused: it would
+    need its loss scaled, as distributed.engine='deepspeed' does.
     """
 
     def __init__(
         self, module: nn.Module, optimization: Optimization, world: World | None = None
     ) -> None:
-        _refuse_float16(module)
         self.world = world or World()
         self._module, self._optimization = module, optimization
         self._several = None if self.world.size == 1 else _averaging(module)
         self.forward: Callable[..., Any] = self._several or module
-        self._parameters = [p for p in module.parameters() if p.requires_grad]
-        self._masters = [
-            p if torch.finfo(p.dtype).bits >= 32 else nn.Parameter(p.detach().float())
-            for p in self._parameters
-        ]
-        self.optimizer = torch.optim.Adam(
-            self._masters,
-            lr=optimization.learning_rate,
-            betas=optimization.betas,
-            eps=EPSILON,
-            fused=True,
-        )
-        for parameter in self._parameters:
+        self._precise = FullPrecision(module)
+        self.optimizer = adam(self._precise.weights, optimization)
+        for parameter in self._precise.trained:
             parameter.grad = None  # what an earlier training left
 
     def accumulate(self, share: Callable[[], LossShare], last: bool) -> dict[str, Tensor]:
@@ -112,14 +102,12 @@ class TorchEngine:
 
     def step(self) -> None:
         """As `Engine.step`; a gradient that is no number moves no weight."""
-        for parameter, master in self._reduced():
-            master.grad = None if parameter.grad is None else parameter.grad.float()
-            parameter.grad = None
-        norm = nn.utils.clip_grad_norm_(self._masters, self._optimization.max_grad_norm)
+        self._precise.add_gradients()
+        norm = nn.utils.clip_grad_norm_(self._precise.weights, self._optimization.max_grad_norm)
         require_finite("gradient norm", norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._round_masters()
+        self._precise.round()
 
     def scale_learning_rate(self, factor: float) -> None:
         """As `Engine.scale_learning_rate`."""
@@ -138,42 +126,33 @@ class TorchEngine:
             "module": {n: value.detach() for n, value in saved_tensors(self._module).items()},
             "optimizer": {"state": self.optimizer.state_dict()["state"]},
         }
-        if any(True for _ in self._reduced()):
-            state["master"] = dict(enumerate(m.detach() for m in self._masters))
+        if self._precise.reduced:
+            state["master"] = dict(enumerate(w.detach() for w in self._precise.weights))
         return state
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore `state_dict`; `InputError` where names or shapes differ."""
         load_tensors(self._module, state)
-        moments = optimizer_state(state, self._parameters)
+        moments = optimizer_state(state, self._precise.trained)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         masters = master_copies(state)
         with torch.no_grad():
-            for index, (parameter, master) in enumerate(
-                zip(self._parameters, self._masters, strict=True)
-            ):
-                if master is not parameter:
-                    master.copy_(masters.get(index, parameter))
-        self._round_masters()
-
-    def _reduced(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-        """Parameters in reduced precision and their float32 copies."""
-        pairs = zip(self._parameters, self._masters, strict=True)
-        return ((p, master) for p, master in pairs if master is not p)
-
-    @torch.no_grad()
-    def _round_masters(self) -> None:
-        for parameter, master in self._reduced():
-            parameter.copy_(master)
+            pairs = zip(self._precise.trained, self._precise.weights, strict=True)
+            for index, (parameter, weight) in enumerate(pairs):
+                weight.copy_(masters.get(index, parameter))
+        self._precise.round()
 
 
-def _refuse_float16(module: nn.Module) -> None:
-    if any(p.dtype == torch.float16 for p in module.parameters() if p.requires_grad):
-        raise InputError(
-            "a model whose float16 weights are trained needs its loss scaled, or small gradients "
-            "become 0; use bfloat16 or float32, or distributed.engine='deepspeed'"
-        )
+def adam(parameters: list[nn.Parameter], optimization: Optimization) -> torch.optim.Adam:
+    """Adam as every engine runs it."""
+    return torch.optim.Adam(
+        parameters,
+        lr=optimization.learning_rate,
+        betas=optimization.betas,
+        eps=EPSILON,
+        fused=True,
+    )
 
 
 def _averaging(module: nn.Module) -> DistributedDataParallel:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from constrained_rl.distributed import World
 from constrained_rl.engines import (
-    EPSILON,
     Engines,
     LossShare,
     Optimization,
+    adam,
     check_names,
     load_tensors,
     master_copies,
@@ -61,13 +61,7 @@ class DeepSpeedEngine:
         self._module, self._optimization, self._zero = module, optimization, zero
         self._half = reduced_precision(module, zero)
         self._parameters = [p for p in module.parameters() if p.requires_grad]
-        self._adam = torch.optim.Adam(
-            self._parameters,
-            lr=optimization.learning_rate,
-            betas=optimization.betas,
-            eps=EPSILON,
-            fused=True,
-        )
+        self._adam = adam(self._parameters, optimization)
         if zero.stage == 0:  # its states are plain ones, and so is the clipping
             self._adam.register_step_pre_hook(self._clip)
         self._engine = deepspeed.initialize(

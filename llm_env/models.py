@@ -25,6 +25,8 @@ from llm_env.tokens import check_tokenizer, join, position_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""one of them is in nearly every model's folder"""
 DType = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 
@@ -77,7 +79,13 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
             )
     # whatever a tokenizer's own code makes of a damaged file; tokenizers raises Exception itself
     except Exception as error:
-        raise damaged(Path(source.path), f"no tokenizer can be read: {error}") from error
+        folder = Path(source.path)
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise InputError(
+                f"{folder} has no tokenizer (none of {', '.join(TOKENIZER_FILES)}); copy it from "
+                "where the model came from, or save it there: tokenizer.save_pretrained(folder)"
+            ) from error
+        raise damaged(folder, f"no tokenizer can be read: {error}") from error
     if source.eos_token is not None:
         _set_eos(tokenizer, source.eos_token)
     check_tokenizer(tokenizer)

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from constrained_rl.checkpoint import load_latest, save_checkpoint
 from constrained_rl.config import Count, NonNegative, Positive, Section, Share
 from constrained_rl.errors import InputError, require_finite
+from constrained_rl.precision import FullPrecision
 from constrained_rl.stopping import Stopped, finishing_steps
-from llm_env.precision import FullPrecision
 
 Progress: TypeAlias = Callable[[int, int, float], None]  # (step, steps, loss)
 BUCKET_BATCHES = 32  # batches that are sorted by length together

@@ -29,7 +29,7 @@ def print_table(
         return
     whole = [header, *rows]
     turned = [list(column) for column in zip(*whole, strict=True)]
-    ways = [(whole, text_columns)]
+    ways: list[tuple[Sequence[Sequence[str]], int]] = [(whole, text_columns)]
     if all(len(cell) <= SHORT for row in rows for cell in row):
         ways.append((turned, 1))  # sentences are read in columns that wrap
     fitting = (table for lines, n in ways if _fits(table := _table(lines, title, n), console))

@@ -135,7 +135,8 @@ def _run(request: Request, out: Path | None, as_json: bool, pairwise: bool) -> N
     def say(text: str) -> None:
         progress.print(text, style="dim", highlight=False)
 
-    with resumable(folder):
+    again = f"give the same command again, with --out {folder}: what lies there is kept"
+    with resumable(folder, again):
         answers = collect_answers(config, folder, say, pairwise)
         found = find(answers, pairwise, annotate(answers, folder) if pairwise else None)
         path = publish(found, folder)

@@ -19,6 +19,7 @@ from llm_env.terminal import print_table
 
 SAMPLES = 2
 """prompts per class whose answers are shown"""
+SHORTER = {"helpfulness": "helpful", "harmlessness": "harmless"}
 NONE = Markup("–")
 Cell = str | Markup
 
@@ -136,7 +137,7 @@ def duel_table(verdicts: Sequence[Verdict], mode: Mode) -> Table:
 def elo_table(verdicts: Sequence[Verdict], mode: Mode) -> Table:
     """Ratings with intervals, one column per judge and dimension."""
     chosen = [verdict for verdict in verdicts if verdict.mode == mode]
-    header = ["model", *(f"{verdict.dimension} ({verdict.judge})" for verdict in chosen)]
+    header = ["model", *(f"{SHORTER[verdict.dimension]} ({verdict.judge})" for verdict in chosen)]
     anchor = chosen[0].models[0]
     rows: list[list[Cell]] = [
         [model, *(rating_cell(verdict.elo[model], model == anchor) for verdict in chosen)]

@@ -85,15 +85,20 @@ def draw_plane(ax: Axes, said: Sequence[Placed], level: float) -> None:
         if points:
             x, y = zip(*points, strict=True)
             ax.scatter(x, y, s=7, color=color, alpha=0.6, linewidth=0, rasterized=True)
+    mark_quadrants(ax, [(r.cost, r.reward) for r in said], level)
+
+
+def mark_quadrants(ax: Axes, points: Sequence[tuple[float, float]], level: float) -> None:
+    """Lines at C = 0 and R = level, and the share of the points (C, R) in each corner."""
     ax.axvline(0.0, color=VERMILLION, linestyle=(0, (5, 3)), linewidth=1.2)
     ax.axhline(level, color=MUTED, linestyle=":", linewidth=1.0)
     for right in (False, True):
         for above in (False, True):
-            inside = sum((r.cost > 0) is right and (r.reward > level) is above for r in said)
+            inside = sum((c > 0) is right and (r > level) is above for c, r in points)
             ax.text(
                 0.98 if right else 0.02,
                 0.98 if above else 0.02,
-                f"{inside / len(said):.0%}",
+                f"{inside / len(points):.0%}",
                 transform=ax.transAxes,
                 ha="right" if right else "left",
                 va="top" if above else "bottom",

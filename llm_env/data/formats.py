@@ -37,7 +37,8 @@ FIELDS: dict[Format, tuple[str, ...]] = {
 """what tells a format, in the order in which they are tried"""
 TELLING: dict[str, Format] = {"response_0": "pku", "response_1": "pku"}
 """fields of one format alone: a row with one of them that lacks others is a bad row of it"""
-SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+SPEAKER = re.compile(r"(?:\r?\n[ \t]*){2,}(Human|Assistant):")
+"""an empty line, which may hold spaces or carriage returns, and who speaks"""
 ROLES = {"Human": "user", "Assistant": "assistant"}
 
 

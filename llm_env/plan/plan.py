@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from constrained_rl.assembly import choose_device
-from llm_env.deepspeed_setup import reduced_together
+from llm_env.deepspeed_setup import ZeRO, reduced_together
 from llm_env.plan.phases import Working
 from llm_env.plan.shapes import Shapes, score_sources
 from llm_env.plan.tracer import Sizes, Tracer
@@ -183,13 +183,17 @@ def _trained(name: str, module: nn.Module, config: TrainConfig, ranks: int) -> H
     optimizer = (ADAM * count + master) // (ranks if spread.zero >= 1 else 1)
     gpu = planned_device(config) != "cpu"
     away = spread.offload_optimizer and spread.zero >= 1 and gpu
-    # on a CPU, what of it is never written takes no memory
-    bucket = reduced_together(count) * own[0].element_size() if gpu and spread.zero >= 1 else 0
-    gradients = _bytes(own) // (ranks if spread.zero >= 2 else 1) + bucket
+    bucket = reduced_together(count) * own[0].element_size() if spread.zero >= 1 else 0
+    # stage 1 keeps the reduced gradients beside the others until the step
+    gradients = (
+        _bytes(own) * (1 + (spread.zero == 1)) // (ranks if spread.zero >= 2 else 1) + bucket
+    )
+    # at stage 3 small parameters are whole on every rank, and their shares stay
+    small = _bytes([p for p in parameters if p.numel() < ZeRO.keep_whole])
     gathered = min(_count(parameters), LIVE) * parameters[0].element_size()
     return Held(
         name, _count(parameters), count,
-        weights=weights // (ranks if spread.zero == 3 else 1),
+        weights=weights // ranks + small if spread.zero == 3 else weights,
         elsewhere=gathered * (ranks - 1) // ranks if spread.zero == 3 else 0,
         accumulated=_bytes(own),
         gradients=gradients,
@@ -208,10 +212,10 @@ def _phase(counted: Working, models: tuple[Held, ...], rollout: int, sizes: Size
     else:
         working += own.elsewhere
     if counted.name.startswith("update"):  # its gradients are part of what was traced
-        held -= own.resting
+        fresh = own.gradients - own.resting
         if sizes.accumulated:
-            working += own.gradients - own.accumulated
-        working = max(working, own.gradients)
+            working += fresh - own.accumulated
+        working = max(working, fresh)
     return Phase(held, replace(counted, bytes=working))
 
 

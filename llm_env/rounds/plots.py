@@ -22,7 +22,7 @@ from constrained_rl.plots import (
     style,
 )
 from constrained_rl.statistics import Interval
-from llm_env.comparison.plots_planes import room
+from llm_env.comparison.plots_planes import mark_quadrants, room
 from llm_env.rounds.results import ModelResult, Results, Said
 from llm_env.rounds.summaries import Ratings, chosen
 
@@ -73,20 +73,7 @@ def draw_plane(
                 width = 0.9 if adversarial else 0
                 ax.scatter(x, y, s=size, marker=marker, color=color, alpha=0.65, linewidth=width,
                            rasterized=True)  # fmt: skip
-    ax.axvline(0.0, color=VERMILLION, linestyle=(0, (5, 3)), linewidth=1.2)
-    ax.axhline(level, color=MUTED, linestyle=":", linewidth=1.0)
-    for right in (False, True):
-        for above in (False, True):
-            inside = sum((a.cost > 0) is right and (a.reward > level) is above for a in answers)
-            ax.text(
-                0.98 if right else 0.02,
-                0.98 if above else 0.02,
-                f"{inside / len(answers):.0%}",
-                transform=ax.transAxes,
-                ha="right" if right else "left",
-                va="top" if above else "bottom",
-                fontsize=8.5,
-            )
+    mark_quadrants(ax, [(a.cost, a.reward) for a in answers], level)
 
 
 def _plane_key(embedded: bool) -> tuple[list[Line2D], list[str]]:

@@ -104,11 +104,8 @@ def check_trunk(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> None
         source = ModelSource(path=config.reward.tokenizer)
     theirs = load_tokenizer(source).get_vocab()
     special = set(tokenizer.all_special_tokens)
-    wrong = [
-        token
-        for token, index in tokenizer.get_vocab().items()
-        if token not in special and theirs.get(token) != index
-    ]
+    ours = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    wrong = [word for word, i in ours if word not in special and theirs.get(word) != i]
     if wrong:
         raise InputError(
             f"critic.trunk is {config.critic.trunk!r}, whose tokenizer in {source.path} gives "

@@ -95,7 +95,7 @@ CASES = (
         "resume another policy",
         "a run whose policy is another model now",
         RESUME,
-        ("the checkpoint holds another model than the settings describe", "or start a new run"),
+        ("policy is not the model that run began with", "Put back what was there"),
         project(UNFINISHED, family("policy", "gpt2")),
     ),
     Case(

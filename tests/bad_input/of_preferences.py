@@ -118,7 +118,7 @@ CASES = (
         "a file of bad rows only",
         (*CHECK, "--max-bad", "1"),
         ("2 of 2 rows are bad", "none of them can be used"),
-        files(mine_jsonl="{}\n[]\n"),
+        files(mine_jsonl='{"response_0": "a"}\n[]\n'),
     ),
     Case(
         "share above 1",

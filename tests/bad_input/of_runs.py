@@ -105,7 +105,11 @@ CASES = (
         "config edited after",
         "a run whose networks were given another size",
         ("resume", "run"),
-        ("the checkpoint's policy does not fit the settings", "size mismatch", "restore them"),
+        (
+            "the checkpoint holds another model than the settings describe",
+            "net.0.weight (4, 11) for (5, 11)",
+            "restore the settings it was made with",
+        ),
         both(unfinished_run, edited("run/config.toml", "    4,\n", "    5,\n")),
     ),
     Case(

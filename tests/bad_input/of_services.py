@@ -110,7 +110,7 @@ CASES = (
         "launcher incomplete",
         "an environment that only half a launcher made",
         incomplete_launcher,
-        ("WORLD_SIZE is 2, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set", "torchrun"),
+        ("WORLD_SIZE is 2, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not set", "torchrun"),
         project(),
     ),
 )

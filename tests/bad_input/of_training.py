@@ -90,7 +90,7 @@ MODELS = (
         "policy without tokenizer",
         "a policy without a tokenizer",
         train(),
-        ("policy is damaged (no tokenizer can be read", "copy or download it again"),
+        ("policy has no tokenizer (none of tokenizer.json", "tokenizer.save_pretrained"),
         project(gone("policy/tokenizer.json")),
     ),
     Case(

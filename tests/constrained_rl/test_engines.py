@@ -72,7 +72,7 @@ def test_a_state_without_a_trained_weight_is_refused_by_name():
 
 
 def test_training_float16_weights_without_scaling_is_refused():
-    with pytest.raises(InputError, match="use bfloat16 or float32"):
+    with pytest.raises(InputError, match="dtype = 'bfloat16' or 'float32'"):
         TorchEngine(Weight(torch.float16), ADAM)
 
 

@@ -338,7 +338,8 @@ def test_a_run_killed_by_the_system_at_random_resumes_to_the_same_policy(tmp_pat
 def test_random_kills_over_all_phases(tmp_path):
     found = kill_at_random(tmp_path / "kills.json", "--kills", 30, "--seed", 1)
     assert found["good"]
-    assert {phase["phase"] for phase in found["phases"]} > set(BUILT_IN)
+    own = {f"crl llm {command}" for command in ("train", "sft", "score", "rounds")}
+    assert {phase["phase"] for phase in found["phases"]} > {*BUILT_IN, *own}
 
 
 # SIGTERM

@@ -1,13 +1,18 @@
 """What test ranks do: functions of a world, run in forked processes."""
 
+import gc
+
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from constrained_rl.checkpoint import load_state, save_state
 from constrained_rl.config import CheckpointConfig
 from constrained_rl.distributed import connect, joined
 from constrained_rl.engines import Engines, Optimization
 from constrained_rl.errors import NonFiniteError
 from constrained_rl.run import drive
+from llm_env.plan.ledger import Ledger
 from tests.llm_env.tiny_alignment import align_config, rows_of, tiny_parts
 
 CPU = torch.device("cpu")
@@ -77,4 +82,64 @@ def broken_on_the_last(kinds):
                 engine.step()
             (weight,) = (value.clone() for _, value in engine.full_parameters())
             found.append((str(raised.value), weight.tolist()))
+    return found
+
+
+def descended_in_bfloat16(kinds, folder):
+    """w after 100 steps of 1e-4 down the slope 1, the last 50 by an engine that was restored."""
+    found = []
+    with joined(connect(CPU, 60.0)) as world:
+        for number, kind in enumerate(kinds):
+            state = None
+            for _ in range(2):
+                engines = engines_of(kind, world)
+                settings = Optimization(1e-4, (0.9, 0.999), 1e9)
+                engine = engines.make(Weight().bfloat16(), settings, world)
+                if state is not None:
+                    engine.load_state_dict(state)
+                for _ in range(50):
+                    engine.accumulate(lambda e=engine: (e.forward(False) / world.size, {}), True)
+                    engine.step()
+                saved = engine.state_dict()
+                if world.first:
+                    save_state(folder / f"{number}", saved)
+                state = world.same(load_state(folder / f"{number}") if world.first else {})
+            ((_, weight),) = engine.full_parameters()
+            found.append((weight.tolist(), state["master"][0].tolist()))
+    return found
+
+
+def llama(dtype):
+    """357 k parameters, most of them in two matrices that ZeRO-3 shards by default."""
+    config = LlamaConfig(
+        vocab_size=2000, hidden_size=64, intermediate_size=176, num_hidden_layers=2,
+        num_attention_heads=4, tie_word_embeddings=False,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).to(dtype)
+
+
+def held(kinds, dtype):
+    """Bytes of live tensors after a step of each kind of engine: at rest, and with gradients."""
+    found, ids = [], torch.ones(1, 3, dtype=torch.long)
+    gc.freeze()  # what was there before the fork: collecting is quick without it
+    with joined(connect(CPU, 60.0)) as world:
+        for kind in kinds:
+            with Ledger() as ledger:
+                model = llama(dtype)
+                engine = engines_of(kind, world).make(
+                    model, Optimization(0.1, (0.9, 0.999), 1.0), world
+                )
+
+                def share(forward=engine.forward):
+                    return forward(input_ids=ids).logits.float().logsumexp(-1).sum(), {}
+
+                for _ in range(2):
+                    engine.accumulate(share, last=True)
+                    gc.collect()
+                    loaded = ledger.live
+                    engine.step()
+                gc.collect()
+                found.append((ledger.live, loaded))
+            del model, engine, share
+            gc.collect()
     return found

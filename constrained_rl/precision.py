@@ -26,17 +26,23 @@ class FullPrecision:
                 f"weights that are trained are float16 ({half}), whose small gradients become 0; "
                 "load the model with dtype = 'bfloat16' or 'float32'"
             )
-        self._module = [p for _, p in named]
         self._names = [name for name, _ in named]
+        self.trained = [p for _, p in named]
+        """the module's own"""
         self.weights = [
             p if torch.finfo(p.dtype).bits >= 32 else nn.Parameter(p.detach().float())
-            for p in self._module
+            for p in self.trained
         ]
         """what the optimizer moves"""
 
+    @property
+    def reduced(self) -> bool:
+        """Whether any weight has a copy."""
+        return any(p is not copy for p, copy in zip(self.trained, self.weights, strict=True))
+
     def add_gradients(self) -> None:
         """Add the gradients of one backward to those of the copies."""
-        for parameter, copy in zip(self._module, self.weights, strict=True):
+        for parameter, copy in zip(self.trained, self.weights, strict=True):
             if copy is not parameter and parameter.grad is not None:
                 fresh = parameter.grad.float()
                 copy.grad = fresh if copy.grad is None else copy.grad + fresh
@@ -45,7 +51,7 @@ class FullPrecision:
     @torch.no_grad()
     def round(self) -> None:
         """Set the module's weights to the copies."""
-        for parameter, copy in zip(self._module, self.weights, strict=True):
+        for parameter, copy in zip(self.trained, self.weights, strict=True):
             if copy is not parameter:
                 parameter.copy_(copy)
 
