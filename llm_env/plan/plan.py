@@ -185,9 +185,8 @@ def _trained(name: str, module: nn.Module, config: TrainConfig, ranks: int) -> H
     away = spread.offload_optimizer and spread.zero >= 1 and gpu
     bucket = reduced_together(count) * own[0].element_size() if spread.zero >= 1 else 0
     # stage 1 keeps the reduced gradients beside the others until the step
-    gradients = (
-        _bytes(own) * (1 + (spread.zero == 1)) // (ranks if spread.zero >= 2 else 1) + bucket
-    )
+    copies = 2 if spread.zero == 1 else 1
+    gradients = copies * _bytes(own) // (ranks if spread.zero >= 2 else 1) + bucket
     # at stage 3 small parameters are whole on every rank, and their shares stay
     small = _bytes([p for p in parameters if p.numel() < ZeRO.keep_whole])
     gathered = min(_count(parameters), LIVE) * parameters[0].element_size()
