@@ -32,12 +32,12 @@ from constrained_rl.ppo import Parts, annotate, mix, ppo_update
 from constrained_rl.provenance import provenance
 from constrained_rl.rollout import Rollout
 from constrained_rl.settings import merge, validate
-from constrained_rl.streams import stream_names
 from llm_env.collectors import Responses
 from llm_env.safe_rlhf import Task, token_parts
 from llm_env.tokens import TokenRows
-from llm_env.training.build import build_models, build_task, resolve
+from llm_env.training.build import build_task, resolve
 from llm_env.training.config import TrainConfig
+from llm_env.training.models import build_models, from_disk
 
 RESULTS = Path(__file__).parent / "results"
 Found = TypeVar("Found")
@@ -138,8 +138,8 @@ def measure(scale: Scale, device: torch.device, folder: Path) -> dict[str, objec
     """Limits of the device and the second of two iterations; the first warms up."""
     config = config_of(scale, folder)
     task, align = build_task(config, device), resolve(config)
-    heads = len(stream_names(task.constraints(align), align.ppo))
-    parts = token_parts(build_models(config, heads, device), task, align, config.seed)
+    models = build_models(config, from_disk(device))
+    parts = token_parts(models, task, align, config.seed)
     reached = limits(scale, device)
     iteration(parts, task, device)
     seconds, rollout = iteration(parts, task, device)
