@@ -32,7 +32,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from constrained_rl.config import Count, NonNegative, Positive, Section
 from constrained_rl.errors import InputError
 from llm_env.score_batching import Batcher, ScoreRequest
-from llm_env.score_sources import CostSource, ScoreSource, load_text_scores
+from llm_env.score_functions import load_text_scores
+from llm_env.score_sources import CostSource, ScoreSource
 from llm_env.sign_check import Direction
 
 Request = TypeVar("Request", bound=BaseModel)

@@ -23,7 +23,8 @@ from llm_env.arena.config import ArenaConfig
 from llm_env.arena.questions import Question
 from llm_env.collectors import Responses, Score
 from llm_env.prompts import Prompt
-from llm_env.score_sources import CostSource, ScoreSource, load_named_scores
+from llm_env.score_functions import load_named_scores
+from llm_env.score_sources import CostSource, ScoreSource
 from llm_env.world import Gold, judge
 
 if TYPE_CHECKING:

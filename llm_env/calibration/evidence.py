@@ -242,8 +242,9 @@ def load_cost(
     Without a tokenizer of its own it is read with the language model's. Its sign is not checked
     here: the labels do that better.
     """
+    from llm_env.score_functions import load_text_scores
     from llm_env.score_reading import has_tokenizer
-    from llm_env.score_sources import CostSource, load_text_scores
+    from llm_env.score_sources import CostSource
 
     source = CostSource(
         path=str(own.cost_model),

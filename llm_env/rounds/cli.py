@@ -9,10 +9,9 @@ import typer
 from rich.console import Console
 
 from constrained_rl import cli as core
+from llm_env.rounds import MARK
 from llm_env.schemas import Command, complete
 
-MARK = "rounds.txt"
-"""file that tells a folder of rounds from other runs"""
 HELP = "[CONFIG.toml] key.path=value …, e.g. rounds=2 annotator.kind=file"
 
 

@@ -25,8 +25,7 @@ from llm_env.data_sources import read_prompts
 from llm_env.models import read_config
 from llm_env.policy import prompt_room
 from llm_env.prompt_lengths import prompts_within
-from llm_env.rounds import evaluation, stages
-from llm_env.rounds.cli import MARK
+from llm_env.rounds import MARK, evaluation, stages
 from llm_env.rounds.config import (
     AdversarialRedTeam,
     FileRedTeam,

@@ -29,7 +29,7 @@ from llm_env.policy import prompt_room
 from llm_env.prompt_lengths import prompts_within
 from llm_env.prompts import Prompt
 from llm_env.safe_rlhf import Task, token_parts
-from llm_env.score_sources import load_scores
+from llm_env.score_functions import load_scores
 from llm_env.training.config import DistributedConfig, TrainConfig
 from llm_env.training.evaluation import HeldOut
 from llm_env.training.models import build_models, from_disk

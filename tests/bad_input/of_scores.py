@@ -6,7 +6,8 @@ import json
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_env.score_sources import CostSource, ScoreSource, load_scores, load_text_scores
+from llm_env.score_functions import load_scores, load_text_scores
+from llm_env.score_sources import CostSource, ScoreSource
 from llm_env.scoring import ScoreModel
 from tests.bad_input.case import Case, files
 from tests.llm_env.tiny import causal_lm, word_tokenizer

@@ -21,8 +21,9 @@ from llm_env.collectors import Responses
 from llm_env.http_json import Patience
 from llm_env.score_batching import Batcher, ScoreRequest
 from llm_env.score_client import RemoteScores
+from llm_env.score_functions import load_scores, load_text_scores
 from llm_env.score_service import MIB, ScoreServer, ServeConfig, Service, serve
-from llm_env.score_sources import CostSource, ScoreSource, load_scores, load_text_scores
+from llm_env.score_sources import CostSource, ScoreSource
 from llm_env.scoring import ScoreModel
 from llm_env.sign_check import ScoreWarning
 from llm_env.tokens import join, pad

@@ -11,14 +11,9 @@ from constrained_rl.errors import InputError
 from llm_env import score_loading
 from llm_env.collectors import Responses
 from llm_env.prompts import with_prompt_format
+from llm_env.score_functions import load_named_scores, load_scores, load_text_scores
 from llm_env.score_reading import end_tokens, same_tokens, visiting
-from llm_env.score_sources import (
-    CostSource,
-    ScoreSource,
-    load_named_scores,
-    load_scores,
-    load_text_scores,
-)
+from llm_env.score_sources import CostSource, ScoreSource
 from llm_env.scoring import ScoreModel
 from llm_env.tokens import join, pad
 from tests.llm_env.families import family_tokenizer, save_family

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from constrained_rl.errors import InputError
-from llm_env.score_sources import CostSource, ScoreSource, load_named_scores, load_text_scores
+from llm_env.score_functions import load_named_scores, load_text_scores
+from llm_env.score_sources import CostSource, ScoreSource
 from llm_env.scoring import ScoreModel
 from llm_env.sign_check import ScoreWarning, SignCheck, check_sign, enforce, sign_pairs
 from tests.llm_env.tiny import causal_lm, word_tokenizer
