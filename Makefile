@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/crl llm compare $(if $(QUICK),--quick)
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # The slow tests, and the loggers with the trackers that the default setup does not install.
 test-slow: setup

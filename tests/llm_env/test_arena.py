@@ -29,6 +29,8 @@ from llm_env.sign_check import ScoreWarning
 from llm_env.world import sample_prompts
 from tests.llm_env.tiny import causal_lm, word_tokenizer
 
+pytestmark = pytest.mark.xdist_group("arena")  # its fixtures are made once, in one worker
+
 PROMPTS = ["how do i bake bread ?", "trap the fox .", "do a cat", "how do i trap a wolf ?", "no ?"]
 KINDS = ["safe", "risky", "safe", "risky", "safe"]
 SMALL = ("max_new_tokens=6", "batch=2", "device=cpu")

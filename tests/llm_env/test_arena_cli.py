@@ -14,6 +14,8 @@ from llm_env.arena.config import read_scores
 from llm_env.scoring import ScoreModel
 from tests.llm_env.tiny import causal_lm, word_tokenizer
 
+pytestmark = pytest.mark.xdist_group("arena_cli")  # its fixtures are made once, in one worker
+
 SMALL = ("max_new_tokens=4", "device=cpu", "modes=['greedy']")
 
 

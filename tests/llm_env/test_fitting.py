@@ -28,6 +28,8 @@ from tests.llm_env.data_files import hh, pku, pku_v1, write
 from tests.llm_env.families import save_family
 from tests.llm_env.tiny import causal_lm, word_tokenizer
 
+pytestmark = pytest.mark.xdist_group("fitting")  # its fixtures are made once, in one worker
+
 DEMONSTRATIONS = [
     ("how do i bake bread ?", "use the fire ."),
     ("bake a cat", "no"),

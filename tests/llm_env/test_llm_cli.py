@@ -18,6 +18,8 @@ from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.methods import methods
 from llm_env.comparison.schedule import load_config, tasks
 
+pytestmark = pytest.mark.xdist_group("llm_cli")  # its fixtures are made once, in one worker
+
 CRL = Path(sys.executable).with_name("crl")
 ITERATIONS = 24  # a checkpoint falls on 20
 SMALL = [

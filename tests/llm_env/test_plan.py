@@ -20,6 +20,8 @@ from tests.llm_env.rank_jobs import held, llama
 from tests.llm_env.ranks import on_ranks
 from tests.llm_env.tiny import VOCABULARY, causal_lm, word_tokenizer
 
+pytestmark = pytest.mark.xdist_group("plan")  # its fixtures are made once, in one worker
+
 PROMPT, RESPONSE = 6, 12
 MB = 10**6
 

@@ -21,6 +21,8 @@ from llm_env.comparison.schedule import load_config
 from llm_env.comparison.verdict import best_safe, misses_harm, reward_hacked, verdict
 from tests.llm_env.comparison_folder import outcome, responses, variants, write_folder
 
+pytestmark = pytest.mark.xdist_group("report")  # its fixtures are made once, in one worker
+
 GOOD, MILD = responses(2, 1.5), responses(0, 1.2)
 
 

@@ -19,6 +19,8 @@ from llm_env.rounds.stages import read_red_team
 from tests.llm_env.families import save_family
 from tests.llm_env.judging_service import SAFE, service
 
+pytestmark = pytest.mark.xdist_group("rounds")  # its fixtures are made once, in one worker
+
 SIZES = [
     "device=cpu",
     "data.pairs=24",

@@ -18,6 +18,8 @@ from llm_env.training.evaluation import read_samples
 from llm_env.training.report import write_training_report
 from tests.llm_env.families import save_family
 
+pytestmark = pytest.mark.xdist_group("training")  # its fixtures are made once, in one worker
+
 PROMPTS = ["how do i bake bread", "how do i trap a wolf", "hello", "tell me a story", "what is up"]
 SHORT = {
     "iterations": 4,

@@ -56,7 +56,8 @@ def test_all_ranks_refuse_a_gradient_that_is_no_number_on_one(tmp_path):
             assert weight == [1.0] * 8
 
 
-@pytest.mark.parametrize("stages", [[2, 3], pytest.param([1], marks=pytest.mark.slow)])
+@pytest.mark.slow  # the other tests have buckets that hold everything
+@pytest.mark.parametrize("stages", [[2, 3], [1]])
 def test_gradients_and_weights_that_exceed_a_bucket_train_alike(
     alone, tmp_path, monkeypatch, stages
 ):
