@@ -324,7 +324,8 @@ def kill_at_random(out, *arguments):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
 def test_a_run_killed_by_the_system_at_random_resumes_to_the_same_policy(tmp_path):
-    every = [*BUILT_IN, "kills/Pendulum-v0"]  # the last cannot save its state
+    # one that saves its state and one that cannot; the slow test takes all there are
+    every = [next(iter(BUILT_IN)), "kills/Pendulum-v0"]
     found = kill_at_random(tmp_path / "kills.json", "--phases", ",".join(every), "--kills", 5)
     phases = {phase["phase"]: phase for phase in found["phases"]}
     assert set(phases) == set(every)

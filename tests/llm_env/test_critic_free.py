@@ -128,7 +128,7 @@ def test_a_config_without_critics_is_read_as_it_was_written(tmp_path):
 # learning
 
 
-@pytest.mark.parametrize("rule", ["gae", "leave_one_out"])
+@pytest.mark.parametrize("rule", [pytest.param("gae", marks=pytest.mark.slow), "leave_one_out"])
 def test_learning_reaches_the_closed_form_optimum_with_and_without_critics(rule):
     # One token at price λ = 1, KL charged to both streams: π* ∝ π_ref exp((R − C) / (2β)).
     gold = {"bread": 1.0, "wolf": 1.5, "fox": 0.5, "use": -0.5}

@@ -72,6 +72,7 @@ def on_each(kinds):
         return [two_learners(engines_of(kind, world)) for kind in kinds]
 
 
+@pytest.mark.slow  # test_training_ranks trains adapters on two ranks in every suite
 def test_adapters_on_shared_weights_train_alike_under_ddp_and_zero(tmp_path):
     alone, reference = two_learners(Engines(World()))
     assert alone[4] < alone[0] - 0.1  # the policy learns

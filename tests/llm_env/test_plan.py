@@ -160,6 +160,7 @@ def test_two_ranks_hold_what_is_planned(sections, tmp_path, tracer, dtype):
                 assert loaded == pytest.approx(with_gradients, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_deep_model_is_planned_as_if_all_of_it_had_run(sections, tmp_path, monkeypatch):
     shape = llama(torch.float32).config
     shape.num_hidden_layers = 12

@@ -111,6 +111,7 @@ def test_a_job_goes_on_with_other_ranks_stages_and_engines(tmp_path):
         assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_small_steps_of_bfloat16_weights_add_up_at_every_stage(tmp_path):
     # 100 steps of 1e-4: 0.99 in the float32 copy, and to the nearest 2^-8 in the weight
     for found in on_ranks(descended_in_bfloat16, 2, tmp_path, ["ddp", 1, 2, 3], tmp_path):
