@@ -31,14 +31,36 @@ LAST = 10
 def write_report(folder: Path) -> Path:
     """Write `report.html` into a run directory and return its path."""
     config = read_run_config(folder)
-    rows = read_metrics(folder / "metrics.jsonl")
+    title = f"{config.preset} on {config.env.id}"
     finished = (folder / "policy.safetensors").exists()
+    return write_run_page(folder, title, config.seed, finished, config.evaluation)
+
+
+def write_run_page(
+    folder: Path,
+    title: str,
+    seed: int,
+    finished: bool,
+    evaluation: Selection,
+    more: Sequence[Section] = (),
+) -> Path:
+    """Write `report.html` of a run of any kind from its metrics; `more` follows the curves.
+
+    Args:
+        folder: of the run.
+        title: what is trained on what.
+        seed: of the run.
+        finished: whether the run is.
+        evaluation: when the run was evaluated, and which policy is its best.
+        more: sections that only this kind of run has.
+    """
+    rows = read_metrics(folder / "metrics.jsonl")
     state = "finished" if finished else f"unfinished, continue it with crl resume {folder}"
     page = Page(
-        title=f"{config.preset} on {config.env.id}",
-        subtitle=f"seed {config.seed} · {len(rows)} iterations · {state}",
+        title=title,
+        subtitle=f"seed {seed} · {len(rows)} iterations · {state}",
         lead=first_screen(rows) if rows else [nothing_yet()],
-        sections=[*(learning(rows, config.evaluation) if rows else []), *origin(folder)],
+        sections=[*(learning(rows, evaluation) if rows else []), *more, *origin(folder)],
     )
     return write_page(page, folder / "report.html")
 

@@ -76,7 +76,6 @@ def build(config: TrainConfig, world: World) -> tuple[Parts, HeldOut | None]:
     task = build_task(config, device)
     held_out = read_held_out(config, task.tokenizer)
     align = resolve(config)
-    constraints = task.constraints(align)
     models = build_models(config, from_disk(device))
     parts = token_parts(models, task, align, config.seed, engines)
     if not held_out:
@@ -85,7 +84,7 @@ def build(config: TrainConfig, world: World) -> tuple[Parts, HeldOut | None]:
     division.check(len(held_out), "evaluation.prompts")
     evaluation = HeldOut(
         task=replace(task, prompts=held_out),
-        constraints=constraints.constraints,
+        constraints=parts.constraints.constraints,
         max_new_tokens=align.max_new_tokens,
         division=division,
         seed=config.seed,

@@ -11,9 +11,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from constrained_rl.logging import read_metrics
-from constrained_rl.page import Page, Section, Table, Text, write_page
-from constrained_rl.report import first_screen, learning, nothing_yet, origin
+from constrained_rl.page import Section, Table, Text
+from constrained_rl.report import write_run_page
 from llm_env.training.evaluation import read_samples
 from llm_env.training.run import read_train_config
 
@@ -26,20 +25,10 @@ LONGEST = 600
 def write_training_report(folder: Path) -> Path:
     """Write `report.html` into a run directory and return its path."""
     config = read_train_config(folder)
-    rows = read_metrics(folder / "metrics.jsonl")
+    title = f"Safe RLHF of {Path(config.policy.path).name}"
     finished = (folder / "policy").is_dir()
-    state = "finished" if finished else f"unfinished, continue it with crl resume {folder}"
-    page = Page(
-        title=f"Safe RLHF of {Path(config.policy.path).name}",
-        subtitle=f"seed {config.seed} · {len(rows)} iterations · {state}",
-        lead=first_screen(rows) if rows else [nothing_yet()],
-        sections=[
-            *(learning(rows, config.evaluation) if rows else []),
-            *responses(folder),
-            *origin(folder),
-        ],
-    )
-    return write_page(page, folder / "report.html")
+    more = responses(folder)
+    return write_run_page(folder, title, config.seed, finished, config.evaluation, more)
 
 
 def responses(folder: Path) -> list[Section]:
