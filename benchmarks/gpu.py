@@ -127,7 +127,7 @@ def iteration(parts: Parts, task: Task, device: torch.device) -> tuple[dict[str,
 
     _, scoring = timed(score, device)
     streams, annotating = timed(lambda: annotate(rollout, parts), device)
-    lam = parts.multiplier.update(parts.constraints.signal(rollout.episodes))
+    lam = parts.multiplier.update(parts.constraints.signal(rollout.episodes, streams))
     batch = mix(streams, lam, parts.config)
     _, updating = timed(lambda: ppo_update(batch, parts), device)
     seconds = {"generate": collect - scoring, "score": scoring}

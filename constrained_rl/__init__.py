@@ -3,7 +3,14 @@
 `import constrained_rl as crl`, then `crl.ppo_lagrangian(env, limit=25).train(steps)`.
 """
 
-from constrained_rl.agent import Agent, pid_lagrangian, ppo, ppo_lagrangian, static_shaping
+from constrained_rl.agent import (
+    Agent,
+    pid_lagrangian,
+    ppo,
+    ppo_lagrangian,
+    scale_free,
+    static_shaping,
+)
 from constrained_rl.check import check_cmdp
 from constrained_rl.costs import Cost, FromSixTuple
 from constrained_rl.errors import InputError, NonFiniteError
@@ -21,5 +28,6 @@ __all__ = [
     "pid_lagrangian",
     "ppo",
     "ppo_lagrangian",
+    "scale_free",
     "static_shaping",
 ]

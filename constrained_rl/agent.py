@@ -260,3 +260,13 @@ def pid_lagrangian(
 ) -> Agent:
     """PPO with λ by PID control (Stooke et al. 2020)."""
     return build("pid_lagrangian", env, limit, settings)
+
+
+def scale_free(
+    env: Environment,
+    /,
+    limit: float | tuple[float, ...] | None = None,
+    **settings: Any,  # noqa: ANN401
+) -> Agent:
+    """PPO with λ by PI control in units of the problem, see `multipliers.ScaleFree`."""
+    return build("scale_free", env, limit, settings)

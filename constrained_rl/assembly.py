@@ -19,13 +19,14 @@ from constrained_rl.config import (
     PIDConfig,
     PPOConfig,
     RunConfig,
+    ScaleFreeConfig,
     WindowConfig,
 )
 from constrained_rl.constraints import EMA, Constraint, Constraints, Estimator, Mean, Window
 from constrained_rl.engines import Engine, Engines, Optimization
 from constrained_rl.errors import InputError
 from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
-from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier
+from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier, ScaleFree
 from constrained_rl.ppo import Parts
 from constrained_rl.protocols import Collector, Critic, Policy
 from constrained_rl.streams import stream_names
@@ -63,6 +64,8 @@ def build_multiplier(config: MultiplierConfig, count: int) -> Multiplier:
             return Gradient(count, **config.model_dump(exclude={"kind"}))
         case PIDConfig():
             return PID(count, **config.model_dump(exclude={"kind"}))
+        case ScaleFreeConfig():
+            return ScaleFree(count, **config.model_dump(exclude={"kind"}))
 
 
 def static_weights(config: FixedConfig, count: int) -> list[float]:
@@ -169,4 +172,5 @@ def constrain(
     return Constraints(
         [Constraint(name, limits[k], k, config.transform) for k, name in enumerate(names)],
         [build_estimator(config.estimator) for _ in names],
+        config.corrected,
     )

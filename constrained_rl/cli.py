@@ -44,7 +44,7 @@ class SchemaForm(StrEnum):
     table = "table"
 
 
-PRESET_HELP = "ppo, static_shaping, ppo_lagrangian or pid_lagrangian"
+PRESET_HELP = "ppo, static_shaping, ppo_lagrangian, pid_lagrangian or scale_free"
 SETTINGS_HELP = "[CONFIG.toml] key.path=value …, e.g. env.id=… seed=3 limit=4 total_steps=100000"
 
 

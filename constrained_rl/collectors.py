@@ -77,7 +77,7 @@ class VectorCollector:
         """Act for `horizon` steps in every sub-environment."""
         observed: list[Tensor] = []
         actions: list[Tensor] = []
-        records: tuple[list[Array], ...] = ([], [], [], [], [])
+        records: tuple[list[Array], ...] = ([], [], [], [], [], [])
         ended: list[tuple[Array, ...]] = []
         for t in range(self._horizon):
             obs = self._policy.encode(self._obs)
@@ -85,6 +85,7 @@ class VectorCollector:
             observed.append(obs)
             actions.append(action)
             mask = ~self._ended
+            first = mask & (self._length == 0)
             self._obs, reward, terminated, truncated, info = step_envs(
                 self._envs, self._policy.executed(action)
             )
@@ -93,11 +94,11 @@ class VectorCollector:
             reward = np.where(mask, reward, 0.0)
             done = (terminated | truncated) & mask
             self._account(reward, cost, mask, done, t, ended)
-            step = (reward, cost, terminated & mask, done, mask)
+            step = (reward, cost, terminated & mask, done, mask, first)
             for record, value in zip(records, step, strict=True):
                 record.append(value)
         observed.append(self._policy.encode(self._obs))
-        rewards, costs, terminations, dones, masks = (self._rows(record) for record in records)
+        rewards, costs, terminations, dones, masks, firsts = map(self._rows, records)
         return Rollout(
             obs=torch.stack(observed, 1),
             action=torch.stack(actions, 1),
@@ -108,6 +109,7 @@ class VectorCollector:
             mask=masks,
             episodes=self._episodes(ended),
             exchangeable=True,
+            first=firsts,
         )
 
     def _read_cost(self, info: dict[str, Any], mask: Array) -> Array:

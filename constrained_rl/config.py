@@ -193,6 +193,9 @@ class ConstraintConfig(Section):
     """bound E[C], E[σ(C)] or P(C > 0)"""
     estimator: EstimatorConfig = MeanConfig()
     """how J_C is estimated from finished episodes"""
+    corrected: bool = False
+    """correct each iteration's estimate by the cost critics, so that every decision counts and not
+    only episodes that finished (vector environments), see `streams.corrected_costs`"""
 
 
 class FixedConfig(Section):
@@ -255,7 +258,24 @@ class PIDConfig(Section):
     """measure the violation in units of |limit|"""
 
 
-MultiplierConfig = Annotated[FixedConfig | GradientConfig | PIDConfig, Field(discriminator="kind")]
+class ScaleFreeConfig(Section):
+    """PI control in units of the problem: needs no tuning per problem."""
+
+    kind: Literal["scale_free"] = "scale_free"
+    """controller"""
+    kp: NonNegative = 1.0
+    """proportional gain"""
+    ki: NonNegative = 0.02
+    """integral gain per update"""
+    initial: NonNegative = 0.0
+    """λ at the start, in true units"""
+    maximum: Positive = 50.0
+    """upper bound of the integral, in units of the ratio of the advantages' scales"""
+
+
+MultiplierConfig = Annotated[
+    FixedConfig | GradientConfig | PIDConfig | ScaleFreeConfig, Field(discriminator="kind")
+]
 
 
 class CheckpointConfig(Section):
@@ -290,7 +310,9 @@ class EvaluationConfig(Selection):
 class RunConfig(Section):
     """One training run on an environment."""
 
-    preset: Literal["ppo", "static_shaping", "ppo_lagrangian", "pid_lagrangian"] = "pid_lagrangian"
+    preset: Literal["ppo", "static_shaping", "ppo_lagrangian", "pid_lagrangian", "scale_free"] = (
+        "scale_free"
+    )
     """where the defaults came from"""
     seed: Seed = 0
     """of networks, actions, minibatches and environments"""
@@ -312,7 +334,7 @@ class RunConfig(Section):
     """the update"""
     constraint: ConstraintConfig = ConstraintConfig()
     """what is bounded"""
-    multiplier: MultiplierConfig = PIDConfig()
+    multiplier: MultiplierConfig = ScaleFreeConfig()
     """what moves λ"""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """what is kept"""

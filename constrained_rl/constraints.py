@@ -16,7 +16,7 @@ from torch import Tensor
 
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.protocols import Stateful
-from constrained_rl.rollout import Episodes, Rollout
+from constrained_rl.rollout import Episodes, Rollout, Streams
 
 TransformKind = Literal["identity", "probability", "indicator"]
 
@@ -128,6 +128,9 @@ class Signal:
 
     cost: Tensor  # [K] estimates of E[transform(cost)]
     limit: Tensor  # [K]
+    cost_spread: Tensor  # [K] standard deviation of transformed costs over the episodes
+    cost_scale: Tensor  # [K] standard deviation of each cost's advantages, before mixing
+    reward_scale: float  # the same of the reward's advantages
 
     @property
     def violation(self) -> Tensor:
@@ -138,9 +141,15 @@ class Signal:
 class Constraints:
     """K constraints with one estimator each."""
 
-    def __init__(self, constraints: Sequence[Constraint], estimators: Sequence[Estimator]) -> None:
+    def __init__(
+        self,
+        constraints: Sequence[Constraint],
+        estimators: Sequence[Estimator],
+        corrected: bool = False,
+    ) -> None:
         self.constraints = tuple(constraints)
         self.estimators = tuple(estimators)
+        self.corrected = corrected  # by the critics' values, see `streams.corrected_costs`
 
     def __len__(self) -> int:
         """Number of constraints K."""
@@ -155,17 +164,25 @@ class Constraints:
                     f"the environment reports {channels} cost(s); give one limit per cost"
                 )
 
-    def signal(self, episodes: Episodes) -> Signal | None:
+    def signal(self, episodes: Episodes, streams: Streams) -> Signal | None:
         """Update the estimates; `None` when no episode finished, and then λ holds."""
-        if len(episodes) == 0:
+        if len(episodes) == 0 or (self.corrected and streams.corrected is None):
             return None
-        estimates = [
-            estimator.update(transform_cost(episodes.cost[:, c.channel], c.transform))
-            for c, estimator in zip(self.constraints, self.estimators, strict=True)
-        ]
+        costs = [transform_cost(episodes.cost[:, c.channel], c.transform) for c in self.constraints]
+        spread = [float(cost.double().std(correction=0)) for cost in costs]
+        if self.corrected and streams.corrected is not None:
+            known = streams.corrected.to(episodes.cost)
+            costs = [cost - cost.mean() + known[k] for k, cost in enumerate(costs)]
+        estimates = [e.update(cost) for e, cost in zip(self.estimators, costs, strict=True)]
         cost = torch.tensor(estimates, dtype=torch.float64)
-        limit = torch.tensor([c.limit for c in self.constraints], dtype=torch.float64)
-        return Signal(require_finite("episode cost estimate", cost), limit)
+        scale = streams.advantage[streams.mask].double().std(0, correction=0).cpu()
+        return Signal(
+            cost=require_finite("episode cost estimate", cost),
+            limit=torch.tensor([c.limit for c in self.constraints], dtype=torch.float64),
+            cost_spread=torch.tensor(spread, dtype=torch.float64),
+            cost_scale=scale[1:],
+            reward_scale=float(scale[0]),
+        )
 
     def streams(self, rollout: Rollout) -> Tensor:
         """Cost streams [B, T, K]: step costs, or the transformed episode cost at its last decision.

@@ -265,3 +265,73 @@ class PID:
         assert isinstance(delayed, list)
         self._delayed.clear()
         self._delayed.extend(delayed)
+
+
+class ScaleFree:
+    """PI control in units of the problem, so that nothing depends on scales of reward or cost.
+
+    σ_R, σ_k ← .9 σ + .1 (deviation of the raw advantage streams);  ρ_k = σ_R / σ_k
+    D_k ← max(|d_k|, .98 D + .02 (deviation of the episode cost))
+    Ĵ_k ← .5 Ĵ_k + .5 J_k;                      x_k = clip((Ĵ_k − d_k) / D_k, −1, 1)
+    I_k ← clip(I_k + K_i max(1, I_k) clip(x_k / .2, −3, 1), 0, maximum)
+    λ_k = ρ_k max(0, I_k + K_p max(1, I_k) x_k)
+
+    On the support of an optimal policy A_R = Σ λ*_k A_k, so λ*/ρ is of order 1 whatever the units.
+    λ integrates the violation and the policy integrates λ; the proportional term damps that loop.
+    Averages start at their first observation.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        kp: float = 1.0,
+        ki: float = 0.02,
+        initial: float = 0.0,
+        maximum: float = 50.0,
+    ) -> None:
+        self._gains, self._maximum = (kp, ki), maximum
+        self.lam = _vector(initial, count)
+        self._integral: Tensor | None = None  # in units of ρ, known at the first signal
+        self._averages: dict[str, Tensor] = {}
+
+    def update(self, signal: Signal | None) -> Tensor:
+        """One control step."""
+        if signal is None:
+            return self.lam.clone()
+        reward_scale = torch.full_like(signal.cost_scale, signal.reward_scale)
+        reward_scale = self._average("reward_scale", reward_scale, 0.9)
+        cost_scale = self._average("cost_scale", signal.cost_scale, 0.9)
+        moving = (reward_scale > 0) & (cost_scale > 0)
+        ratio = torch.where(moving, reward_scale / cost_scale, torch.ones_like(cost_scale))
+        spread = self._average("spread", signal.cost_spread, 0.98)
+        unit = torch.maximum(signal.limit.abs(), spread)
+        cost = self._average("cost", signal.cost, 0.5)
+        # limit 0 and no spread: a constant cost, whose violation has no unit of its own
+        unit = torch.where(unit > 0, unit, torch.ones_like(unit))
+        x = ((cost - signal.limit) / unit).clamp(-1, 1)
+        (kp, ki), integral = self._gains, self._integral
+        if integral is None:
+            integral = self.lam / ratio
+        integral = integral + ki * integral.clamp(min=1) * (x / 0.2).clamp(-3, 1)
+        self._integral = integral.clamp(0, self._maximum)
+        self.lam = ratio * (self._integral + kp * self._integral.clamp(min=1) * x).clamp(min=0)
+        return self.lam.clone()
+
+    def _average(self, name: str, value: Tensor, decay: float) -> Tensor:
+        old = self._averages.get(name, value)
+        self._averages[name] = decay * old + (1 - decay) * value
+        return self._averages[name]
+
+    def state_dict(self) -> dict[str, object]:
+        """All running quantities."""
+        return {"lam": self.lam, "integral": self._integral, "averages": dict(self._averages)}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore `state_dict`."""
+        lam, integral, averages = state["lam"], state["integral"], state["averages"]
+        assert isinstance(lam, Tensor)
+        assert integral is None or isinstance(integral, Tensor)
+        assert isinstance(averages, Mapping)
+        self.lam = lam.clone()
+        self._integral = None if integral is None else integral.clone()
+        self._averages = {name: value.clone() for name, value in averages.items()}

@@ -23,7 +23,13 @@ from constrained_rl.metrics import Clock, constraint_metrics, episode_metrics, s
 from constrained_rl.multipliers import Multiplier
 from constrained_rl.protocols import Collector, Critic, Metrics, Policy, Reference, Stateful
 from constrained_rl.rollout import Batch, Rollout, Streams, decision_weights
-from constrained_rl.streams import build_streams, compare_rows, discounts, stream_names
+from constrained_rl.streams import (
+    build_streams,
+    compare_rows,
+    corrected_costs,
+    discounts,
+    stream_names,
+)
 from constrained_rl.value_norm import ValueNorm
 
 
@@ -121,7 +127,7 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
         clock.mark("collect")
         streams = annotate(rollout, parts)
         clock.mark("annotate")
-        signal = parts.constraints.signal(rollout.episodes)
+        signal = parts.constraints.signal(rollout.episodes, streams)
         lam = parts.multiplier.update(None if parts.warming else signal)
         batch = mix(streams, lam, parts.config)
         metrics = ppo_update(batch, parts)
@@ -159,12 +165,15 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
         )
         kl = require_finite("KL to the reference", logp - reference_logp * rollout.mask)
     streams = build_streams(rollout, parts.constraints, config, kl, parts.shaping)
+    corrected = None
     if parts.critic_learner is None:
         value, advantage = torch.zeros_like(streams), compare_rows(rollout, streams, config)
     else:
         value = values(rollout, parts.critic_learner, parts)
         gamma, lam = discounts(config, streams)
         advantage = gae(streams, value, rollout.terminated, rollout.done, gamma, lam)
+        if config.streams == "separate":
+            corrected = corrected_costs(rollout, streams, value)
     return Streams(
         obs=rollout.obs,
         action=rollout.action,
@@ -174,6 +183,7 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
         advantage=advantage * rollout.mask.unsqueeze(-1),
         exchangeable=rollout.exchangeable,
         kl=kl,
+        corrected=corrected,
     )
 
 

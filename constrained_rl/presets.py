@@ -1,8 +1,9 @@
-"""The four algorithms, as settings of one loop.
+"""The five algorithms, as settings of one loop.
 
 `ppo` ignores costs; `static_shaping` charges a fixed price ν; `ppo_lagrangian` moves the price by
 dual gradient ascent; `pid_lagrangian` by PID control, whose gains act on the violation relative to
-the limit, so that they mean the same at a limit of 4 and of 25.
+the limit, so that they mean the same at a limit of 4 and of 25. `scale_free`, the default, also
+measures λ in units of the ratio of the advantages, so that nothing depends on a problem's units.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "static_shaping": {"multiplier": {"kind": "fixed", "weight": 1.0}},
     "ppo_lagrangian": {"multiplier": {"kind": "gradient", "learning_rate": 0.05}},
     "pid_lagrangian": {"multiplier": {"kind": "pid", "kp": 1.0, "ki": 0.02, "relative": True}},
+    "scale_free": {"multiplier": {"kind": "scale_free"}, "constraint": {"corrected": True}},
 }
 
 SUMMARIES: dict[str, str] = {
@@ -25,6 +27,7 @@ SUMMARIES: dict[str, str] = {
     "static_shaping": "reward − ν · cost at a fixed ν",
     "ppo_lagrangian": "λ by dual gradient ascent",
     "pid_lagrangian": "λ by PID control of the violation",
+    "scale_free": "λ by PI control in units of the problem; nothing to tune",
 }
 
 

@@ -58,6 +58,7 @@ class Rollout:
     exchangeable: bool  # decisions are independent given obs, so rows may be flattened
     behaviour_logp: Tensor | None = None  # [B, T] where the engine knows it exactly
     group: Tensor | None = None  # [B] rows that share a prompt or start state
+    first: Tensor | None = None  # [B, T] bool: an episode begins with this decision
 
     def __post_init__(self) -> None:
         """Check shapes and finiteness where the data are born."""
@@ -76,6 +77,8 @@ class Rollout:
         }
         if self.behaviour_logp is not None:
             shapes["behaviour_logp"] = (self.behaviour_logp, (rows, decisions))
+        if self.first is not None:
+            shapes["first"] = (self.first, (rows, decisions))
         if self.group is not None:
             shapes["group"] = (self.group, (rows,))
         for name, (value, expected) in shapes.items():
@@ -102,6 +105,7 @@ class Streams:
     advantage: Tensor  # [B, T, S]
     exchangeable: bool
     kl: Tensor | None = None  # [B, T] log π − log π_ref of the actions taken
+    corrected: Tensor | None = None  # [K] episode costs by `streams.corrected_costs`
 
     @property
     def target(self) -> Tensor:

@@ -47,6 +47,28 @@ def build_streams(
     return streams * rollout.mask.unsqueeze(-1)
 
 
+def corrected_costs(
+    rollout: Rollout,
+    streams: Tensor,  # [B, T, 1 + K]
+    value: Tensor,  # [B, T + 1, 1 + K]
+) -> Tensor | None:  # [K] float64
+    """Expected episode cost from every decision of the window, unfinished episodes included.
+
+    J = mean_{first decisions} V(s) + Σ_t δ_t / E,   δ_t = c_t + (1 − done_t) V(s_{t+1}) − V(s_t)
+
+    with E the episodes that ended. Over a whole episode Σ δ = C − V(s_0), so any V leaves the
+    expectation alone, and a good one leaves no noise in it: the control variate of doubly robust
+    estimates (Jiang & Li 2016, eq. 10, on policy). None without a first or a last decision.
+    """
+    first = rollout.first
+    if first is None or len(rollout.episodes) == 0 or not bool(first.any()):
+        return None
+    alive = (~rollout.done).to(value).unsqueeze(-1)
+    delta = streams + alive * value[:, 1:] - value[:, :-1]
+    surprise = delta[rollout.mask][:, 1:].double().sum(0) / len(rollout.episodes)
+    return value[:, :-1][first][:, 1:].double().mean(0) + surprise
+
+
 def compare_rows(
     rollout: Rollout,
     streams: Tensor,  # [B, T, S]

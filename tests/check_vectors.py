@@ -124,7 +124,9 @@ def preference_losses(case: Case) -> Pairs:
 
 def trajectory(multiplier: Multiplier, case: Case, limit: float) -> Pairs:
     lam = [
-        multiplier.update(Signal(cost=tensor([cost]), limit=tensor([limit])))[0]
+        multiplier.update(
+            Signal(tensor([cost]), tensor([limit]), tensor([1.0]), tensor([1.0]), 1.0)
+        )[0]
         for cost in case["mean_costs"]
     ]
     yield "lambda", torch.stack(lam), tensor(case["expected"])

@@ -15,7 +15,7 @@ from constrained_rl.constraints import (
     transform_cost,
 )
 from constrained_rl.errors import InputError, NonFiniteError
-from constrained_rl.rollout import Episodes, Rollout
+from constrained_rl.rollout import Episodes, Rollout, Streams
 
 
 def tensor(*values):
@@ -33,6 +33,15 @@ def episodes(cost, row=None, end=None):
         row=torch.tensor(zeros if row is None else row, dtype=torch.long),
         end=torch.tensor(zeros if end is None else end, dtype=torch.long),
     )
+
+
+def streams(channels=1, corrected=None):
+    """Streams of three decisions whose advantages are 0, 1, 2 times the channel's number + 1."""
+    advantage = torch.arange(3.0).reshape(1, 3, 1) * torch.arange(1.0, channels + 2)
+    none = torch.zeros(1, 3)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    value = torch.zeros_like(advantage)
+    return Streams(none, none, mask, none, value, advantage, False, corrected=corrected)
 
 
 def restored(state):
@@ -106,7 +115,7 @@ def test_the_signal_holds_one_estimate_and_limit_per_constraint():
         [Mean(), Mean()],
     )
     # channel 1: (2 + 4)/2 = 3;  channel 0: P(C > 0) = ½
-    signal = constraints.signal(episodes([[-1, 2], [5, 4]]))
+    signal = constraints.signal(episodes([[-1, 2], [5, 4]]), streams(2))
     assert signal.cost.tolist() == [3, 0.5]
     assert signal.violation.tolist() == [2, 3.5]
     assert signal.cost.dtype == torch.float64
@@ -114,14 +123,14 @@ def test_the_signal_holds_one_estimate_and_limit_per_constraint():
 
 def test_without_a_finished_episode_there_is_no_signal_and_no_memory_of_it():
     constraints = Constraints([Constraint("a", 0.0)], [Window(4)])
-    assert constraints.signal(episodes([])) is None
-    assert constraints.signal(episodes([[2.0]])).cost.item() == 2
+    assert constraints.signal(episodes([]), streams()) is None
+    assert constraints.signal(episodes([[2.0]]), streams()).cost.item() == 2
 
 
 def test_an_infinite_estimate_stops_the_run():
     constraints = Constraints([Constraint("a", 0.0)], [Mean()])
     with pytest.raises(NonFiniteError, match="episode cost"):
-        constraints.signal(episodes([[float("inf")]]))
+        constraints.signal(episodes([[float("inf")]]), streams())
 
 
 def test_a_constraint_on_a_missing_channel_is_refused_by_name():
@@ -136,10 +145,10 @@ def test_constraints_restore_every_estimator():
         return Constraints([Constraint("a", 0.0), Constraint("b", 0.0, 1)], [Window(5), EMA(0.5)])
 
     original, copy = make(), make()
-    original.signal(episodes([[1, 2], [3, 4]]))
+    original.signal(episodes([[1, 2], [3, 4]]), streams(2))
     copy.load_state_dict(restored(original.state_dict()))
     new = episodes([[10, 20]])
-    assert torch.equal(copy.signal(new).cost, original.signal(new).cost)
+    assert torch.equal(copy.signal(new, streams(2)).cost, original.signal(new, streams(2)).cost)
 
 
 def window(finished):
@@ -175,4 +184,5 @@ def test_transformed_episode_costs_are_paid_at_the_last_decision():
 
 
 def test_the_violation_is_cost_minus_limit():
-    assert Signal(tensor(3, 1), tensor(1, 4)).violation.tolist() == [2, -3]
+    one = tensor(1, 1)
+    assert Signal(tensor(3, 1), tensor(1, 4), one, one, 1.0).violation.tolist() == [2, -3]

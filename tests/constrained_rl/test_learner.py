@@ -30,7 +30,7 @@ def gradients(agent, rollout):
     """λ and all gradients of one policy and one critic step on `rollout`."""
     parts = agent.parts
     streams = annotate(rollout, parts)
-    lam = parts.multiplier.update(parts.constraints.signal(rollout.episodes))
+    lam = parts.multiplier.update(parts.constraints.signal(rollout.episodes, streams))
     batch = mix(streams, lam, parts.config)
     with torch.no_grad():  # away from ratio 1, so that clipping acts
         for parameter in agent.policy.parameters():

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from constrained_rl.checkpoint import pack, unpack
 from constrained_rl.constraints import Signal
 from constrained_rl.errors import InputError
-from constrained_rl.multipliers import PID, Fixed, Gradient
+from constrained_rl.multipliers import PID, Fixed, Gradient, ScaleFree
 
 CONTROLLERS = {
     "fixed": lambda k: Fixed([0.5] * k),
@@ -31,6 +31,7 @@ CONTROLLERS = {
     "pid": lambda k: PID(k, 0.5, 0.1, 0.2),
     "pid of the peers": lambda k: PID(k, 0.1, 0.01, 0.01, 0.001, 0.95, 0.95, 10, 5.0),
     "pid relative": lambda k: PID(k, 1.0, 0.05, 0.0, relative=True, maximum=50.0),
+    "scale free": lambda k: ScaleFree(k),
 }
 each_controller = pytest.mark.parametrize("make", CONTROLLERS.values(), ids=CONTROLLERS)
 costs = st.lists(st.floats(-50, 50), min_size=1, max_size=25)
@@ -38,7 +39,8 @@ costs = st.lists(st.floats(-50, 50), min_size=1, max_size=25)
 
 def signal(*cost, limit=1.0):
     cost = torch.tensor(cost, dtype=torch.float64)
-    return Signal(cost, torch.full_like(cost, limit))
+    one = torch.ones_like(cost)
+    return Signal(cost, torch.full_like(cost, limit), one, one, reward_scale=1.0)
 
 
 def run(multiplier, sequence, limit=1.0):

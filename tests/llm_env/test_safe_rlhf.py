@@ -248,7 +248,7 @@ def gradients(rollout, micro_batch):
         streams = annotate(rollout, parts)
         for parameter in parts.policy.parameters():  # away from ratio 1, so that clipping acts
             parameter.add_(0.3 * torch.cos(torch.arange(parameter.numel())).view_as(parameter))
-    lam = parts.multiplier.update(parts.constraints.signal(rollout.episodes))
+    lam = parts.multiplier.update(parts.constraints.signal(rollout.episodes, streams))
     batch = mix(streams, lam, parts.config)
     (minibatch,) = batch.minibatches(1, torch.Generator().manual_seed(0))
     policy, metrics = gradients_of(parts.policy_learner, minibatch)
