@@ -22,7 +22,7 @@ from rich.table import Table
 
 import constrained_rl as crl
 from constrained_rl.checkpoint import write_text
-from constrained_rl.envs.tabular import detour_cmdp
+from constrained_rl.envs.problems import cmdp_of
 from constrained_rl.oracle import evaluate_policy, solve
 from constrained_rl.provenance import provenance
 
@@ -33,7 +33,7 @@ TOLERANCE = 5.0  # per cent
 
 def exact(agent: crl.Agent) -> tuple[float, float]:
     """Exact value and cost of the agent's stochastic policy."""
-    cmdp = detour_cmdp()
+    cmdp = cmdp_of(ENV)
     states, actions = cmdp.reward.shape
     obs = torch.eye(states).unsqueeze(1)
     with torch.no_grad():
@@ -45,7 +45,7 @@ def exact(agent: crl.Agent) -> tuple[float, float]:
 
 def run(preset: str, seed: int) -> dict[str, Any]:
     """Train one agent and hold it against the optimum."""
-    cmdp, start = detour_cmdp(), time.process_time()
+    cmdp, start = cmdp_of(ENV), time.process_time()
     optimum = solve(cmdp)
     agent = {
         "pid_lagrangian": lambda: crl.pid_lagrangian(ENV, seed=seed),
@@ -85,7 +85,7 @@ def main() -> None:
     jobs = [(preset, seed) for preset in presets for seed in seeds]
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         rows = list(pool.map(run, *zip(*jobs, strict=True)))
-    optimum = solve(detour_cmdp())
+    optimum = solve(cmdp_of(ENV))
     table = Table(title=f"J* = {optimum.value:.3f}, λ* = {optimum.multipliers[0]:.3f}, limit 4")
     for column in ("preset", "gap % per seed", "violation % per seed", "within 5 %", "CPU s"):
         table.add_column(column)

@@ -21,7 +21,7 @@ KLStreams = Literal["reward", "both", "paper"]
 def gae(
     reward: Tensor,  # [B, T, S]
     value: Tensor,  # [B, T + 1, S]
-    terminated: Tensor,  # [B, T] bool
+    terminated: Tensor,  # [B, T] bool, or the probability of it where the environment knows it
     done: Tensor,  # [B, T] bool
     gamma: Tensor,  # [S]
     gae_lambda: Tensor,  # [S]
@@ -29,10 +29,11 @@ def gae(
     """Generalised advantage estimation of all streams in one pass (Schulman et al. 2016, eq. 16).
 
     Values cover every state a row holds, so truncation needs no branch: a truncated decision
-    bootstraps from V_{t+1} and its episode is cut by `done`. A masked decision always follows a
+    bootstraps from V_{t+1} and its episode is cut by `done`. A probability p of termination takes
+    the expectation over it, δ = r + γ (1 − p) V_{t+1} − V_t. A masked decision always follows a
     `done` one, so what is computed there reaches nobody; mask it when averaging.
     """
-    alive = (~terminated).to(reward.dtype).unsqueeze(-1)
+    alive = 1 - terminated.to(reward.dtype).unsqueeze(-1)
     carry = (~done).to(reward.dtype).unsqueeze(-1) * (gamma * gae_lambda)
     # δ_t = r_t + γ (1 − terminated_t) V_{t+1} − V_t
     delta = reward + gamma * alive * value[:, 1:] - value[:, :-1]
@@ -142,3 +143,24 @@ def whiten(advantage: Tensor, mask: Tensor) -> Tensor:
     scale = torch.where(deviation > 1e-8, deviation, torch.ones_like(deviation))
     keep = mask if advantage.ndim == 2 else mask.unsqueeze(-1)
     return (advantage - mean) / scale * keep
+
+
+def scale_by_spreads(
+    mixed: Tensor,  # [B, T] of `penalized_advantage`
+    advantage: Tensor,  # [B, T, 1 + K] the streams it was mixed from
+    lam: Tensor,  # [K]
+    mask: Tensor,  # [B, T] bool
+    divide: bool = True,
+) -> Tensor:  # [B, T]
+    """Centre the mixed advantage and divide it by its streams' spreads, σ_r + Σ_k λ_k σ_k.
+
+    An optimal policy that randomises is indifferent: there A_r − Σ λ_k A_k is 0, and dividing it by
+    its own deviation would make steps of full size out of noise. The streams keep their spread.
+    """
+    lam = lam.to(advantage)
+    weight = torch.cat([lam.new_ones(1), lam])
+    scale = weight @ advantage[mask].std(0, correction=0)
+    if divide:
+        scale = scale / weight.sum()
+    centred = mixed - mixed[mask].mean()
+    return centred / torch.where(scale > 1e-8, scale, torch.ones_like(scale)) * mask

@@ -23,7 +23,7 @@ from torch import Tensor
 from constrained_rl.assembly import assemble, build_constraints, choose_device
 from constrained_rl.checkpoint import load_latest, load_state, save_state
 from constrained_rl.cmdp import cost_names
-from constrained_rl.collectors import VectorCollector, probe_channels
+from constrained_rl.collectors import VectorCollector, Windowing, probe_channels
 from constrained_rl.config import RunConfig
 from constrained_rl.environments import (
     Environment,
@@ -33,6 +33,7 @@ from constrained_rl.environments import (
 )
 from constrained_rl.errors import InputError
 from constrained_rl.evaluation import Evaluation, evaluate
+from constrained_rl.finite import FiniteCMDP, load_cmdp
 from constrained_rl.networks import MLPPolicy, StackedCritic
 from constrained_rl.ppo import train
 from constrained_rl.presets import defaults
@@ -44,6 +45,11 @@ from constrained_rl.streams import stream_names
 EVALUATION_SEED = 1_000_003
 
 
+def evaluation_seed(seed: int) -> int:
+    """What a run's evaluations start from; its training starts from `seed`."""
+    return (seed + 1) * EVALUATION_SEED % 2**31
+
+
 class Agent:
     """One algorithm on one environment. Build it with the preset functions of this package."""
 
@@ -52,12 +58,12 @@ class Agent:
 
         Args:
             config: the resolved run configuration.
-            env: an id, a vector environment, or a factory of single environments; by default
-                `config.env.id`.
+            env: an id, a file or object of a finite CMDP, a vector environment, or a factory of
+                single environments; by default `config.env.id` or `config.env.file`.
         """
         self.config = config = resolve(config, env)
-        self._source = config.env.id if env is None else env
-        self.envs = make_environments(config.env.id if env is None else env, config)
+        self._source = env
+        self.envs = make_environments(env, config)
         torch.set_num_threads(config.threads)
         device = choose_device(config.device)
         channels = probe_channels(self.envs, config.seed, required=config.constrained)
@@ -69,8 +75,9 @@ class Agent:
             self.policy = MLPPolicy(*spaces, config.network).to(device)
             streams = len(stream_names(constraints, config.ppo))
             critic = StackedCritic(spaces[0], streams, config.network).to(device)
+        windowing = Windowing(config.ppo.horizon, config.env.burn_in)
         collector = VectorCollector(
-            self.envs, self.policy, config.ppo.horizon, names[:channels], config.seed, device
+            self.envs, self.policy, windowing, names[:channels], config.seed, device
         )
         self.parts = assemble(
             collector, self.policy, critic, constraints, config.multiplier, config.ppo, config.seed
@@ -143,7 +150,7 @@ class Agent:
             self.policy,
             envs,
             episodes,
-            (self.config.seed + 1) * EVALUATION_SEED % 2**31 if seed is None else seed,
+            evaluation_seed(self.config.seed) if seed is None else seed,
             parts.constraints.constraints,
             parts.collector.cost_names,
             deterministic,
@@ -219,7 +226,9 @@ def build(
 ) -> Agent:
     """Build a preset's agent; `settings` are nested config sections, e.g. `ppo={"epochs": 4}`."""
     env_id = env if isinstance(env, str) else None
-    tree = merge(defaults(name, env_id), settings)
+    given = load_cmdp(env) if isinstance(env, Path) else env
+    cmdp = given if isinstance(given, FiniteCMDP) else None
+    tree = merge(defaults(name, env_id, cmdp), settings)
     if limit is not None:
         tree["limit"] = limit
     return Agent(validate(RunConfig, tree, "settings"), env)

@@ -9,22 +9,26 @@ from __future__ import annotations
 import torch
 
 from constrained_rl.config import (
-    ConstraintConfig,
-    EMAConfig,
-    EstimatorConfig,
     FixedConfig,
     GradientConfig,
-    MeanConfig,
     MultiplierConfig,
     PIDConfig,
     PPOConfig,
     RunConfig,
     ScaleFreeConfig,
+)
+from constrained_rl.constraint_config import (
+    ConstraintConfig,
+    EMAConfig,
+    EstimatorConfig,
+    MeanConfig,
+    UpperConfig,
     WindowConfig,
 )
-from constrained_rl.constraints import EMA, Constraint, Constraints, Estimator, Mean, Window
+from constrained_rl.constraints import Constraint, Constraints
 from constrained_rl.engines import Engine, Engines, Optimization
 from constrained_rl.errors import InputError
+from constrained_rl.estimators import EMA, Estimator, Mean, Upper, Window
 from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
 from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier, ScaleFree
 from constrained_rl.ppo import Parts
@@ -53,6 +57,8 @@ def build_estimator(config: EstimatorConfig) -> Estimator:
             return Window(config.size)
         case EMAConfig():
             return EMA(config.decay)
+        case UpperConfig():
+            return Upper(config.confidence, config.size)
 
 
 def build_multiplier(config: MultiplierConfig, count: int) -> Multiplier:
@@ -163,14 +169,27 @@ def constrain(
     names: tuple[str, ...], limit: float | tuple[float, ...], config: ConstraintConfig
 ) -> Constraints:
     """One constraint per named cost channel; one limit serves all, or there is one each."""
-    limits = limit if isinstance(limit, tuple) else (limit,) * len(names)
-    if len(limits) != len(names):
-        raise InputError(
-            f"limit has {len(limits)} entries for the costs {names}; "
-            f"give one number for all {len(names)} cost(s), or one per cost"
-        )
+    limits = _one_each("limit", limit, names)
+    thresholds = _one_each("constraint.threshold", config.threshold, names)
     return Constraints(
-        [Constraint(name, limits[k], k, config.transform) for k, name in enumerate(names)],
+        [
+            Constraint(
+                name, limits[k], k, config.transform, thresholds[k], config.alpha, config.per
+            )
+            for k, name in enumerate(names)
+        ],
         [build_estimator(config.estimator) for _ in names],
         config.corrected,
     )
+
+
+def _one_each(
+    setting: str, value: float | tuple[float, ...], names: tuple[str, ...]
+) -> tuple[float, ...]:
+    values = value if isinstance(value, tuple) else (value,) * len(names)
+    if len(values) != len(names):
+        raise InputError(
+            f"{setting} has {len(values)} entries for the costs {names}; "
+            f"give one number for all {len(names)} cost(s), or one per cost"
+        )
+    return values

@@ -25,11 +25,11 @@ from constrained_rl.cmdp import (
     Floats,
     cost_names,
     is_other_length,
-    make_vec,
     read_cost,
     require_finite_observations,
     require_next_step,
     step_envs,
+    vec_with,
     vectorize,
 )
 from constrained_rl.contract import (
@@ -74,7 +74,7 @@ def check_cmdp(
         settings = dict(kwargs or {})
         spec = find_spec(env)
         single: Callable[[], AnyEnv] = lambda: gymnasium.make(spec, **settings)  # noqa: E731
-        several = lambda: make_vec(env, 2, seed, **settings)  # noqa: E731
+        several = lambda: vec_with(env, 2, seed, "auto", settings)  # noqa: E731
         return _both(env, single, several, seed, steps)
     if not callable(env):
         raise InputError(

@@ -83,6 +83,9 @@ def resumable(folder: Path, continued: str | None = None) -> Iterator[None]:
         raise full from error
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object")]
+
+
 def split_settings(settings: list[str]) -> tuple[Path | None, list[str]]:
     """Separate the optional config file from the overrides."""
     files = [s for s in settings if "=" not in s]
@@ -164,6 +167,7 @@ Settings = Annotated[
 def run_config(preset: str | None, settings: list[str]) -> RunConfig:
     """The preset (of the command line, else of the file), under the file, under the overrides."""
     from constrained_rl.config import RunConfig
+    from constrained_rl.finite import load_cmdp
     from constrained_rl.presets import defaults
     from constrained_rl.settings import merge, read_layers, validate
 
@@ -173,9 +177,11 @@ def run_config(preset: str | None, settings: list[str]) -> RunConfig:
             f"--preset is {preset}, but {source} says preset = {tree['preset']!r}; drop one of them"
         )
     section = tree.get("env", {})
-    env_id = section.get("id") if isinstance(section, dict) else None
+    given = section if isinstance(section, dict) else {}
+    env_id, file = given.get("id", RunConfig().env.id), given.get("file")
     name = str(preset or tree.get("preset", RunConfig().preset))
-    base = defaults(name, env_id if isinstance(env_id, str) else RunConfig().env.id)
+    cmdp = load_cmdp(file) if isinstance(file, str) else None
+    base = defaults(name, env_id if isinstance(env_id, str) else None, cmdp)
     return validate(RunConfig, merge(base, tree), source)
 
 
@@ -261,6 +267,41 @@ def resume_by(continue_run: Callable[[Path], bool], folder: Path) -> None:
 
 
 @app.command()
+def solve(
+    file: Annotated[Path, typer.Argument(help="a finite CMDP, .npz")],
+    as_json: AsJson = False,
+    front: Annotated[
+        int | None, typer.Option(help="also the best value under every limit K", metavar="K")
+    ] = None,
+    average: Annotated[bool, typer.Option(help="long-run averages instead of sums with γ")] = False,
+    horizon: Annotated[
+        int | None, typer.Option(help="undiscounted sums of episodes of H decisions", metavar="H")
+    ] = None,
+) -> None:
+    """Solve a finite constrained MDP exactly: best value, a policy, the price of every limit.
+
+    FILE has the arrays transition [S,A,S], reward [S,A], cost [K,S,A], initial [S], discount and
+    limit [K]; `crl train env.file=FILE` trains on it.
+    """
+    from constrained_rl import solve_report
+    from constrained_rl.finite import criterion_of, load_cmdp
+    from constrained_rl.front import pareto_front
+    from constrained_rl.oracle import multiplier_ranges
+    from constrained_rl.oracle import solve as solve_exactly
+
+    cmdp, criterion = load_cmdp(file), criterion_of(average, horizon)
+    found = solve_exactly(cmdp, criterion)
+    ranges = multiplier_ranges(cmdp, criterion) if found.feasible else None
+    corners = None if front is None else pareto_front(cmdp, front, criterion)
+    if as_json:
+        print(json.dumps(solve_report.as_json(found, ranges, corners), allow_nan=False))
+        return
+    solve_report.print_solution(cmdp, criterion, found, ranges, Console())
+    if corners is not None and front is not None:
+        solve_report.print_front(corners, front, Console())
+
+
+@app.command()
 def report(folder: Annotated[Path, typer.Argument(help="run directory")]) -> None:
     """Write a self-contained report.html into a run directory."""
     from constrained_rl.report import write_report
@@ -275,17 +316,20 @@ def plot(
         Path | None, typer.Option(help="of curves.svg and curves.png; default: above all runs")
     ] = None,
 ) -> None:
-    """Plot return, costs with their limits, and λ of one or more runs."""
-    from constrained_rl.curves import save_curves
+    """Plot return, costs with their limits, and λ of one or more runs; summarize their seeds."""
+    from constrained_rl.curves import read_curves, save_curves
+    from constrained_rl.seed_table import seed_table, summarize_seeds
 
     home = runs[0] if len(runs) == 1 else Path(os.path.commonpath([r.resolve() for r in runs]))
-    for path in save_curves(runs, out or home):
+    curves = read_curves(runs)
+    for path in save_curves(curves, out or home):
         print(f"wrote {path}")
+    if len(runs) > 1:
+        Console().print(seed_table(summarize_seeds(curves)))
 
 
 Episodes = Annotated[int, typer.Option(min=2, help="episodes, sampled and deterministic each")]
 EvaluationSeed = Annotated[int, typer.Option(min=0, help="of environments and actions")]
-AsJson = Annotated[bool, typer.Option("--json", help="one JSON object")]
 
 
 @app.command()

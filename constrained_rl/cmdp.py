@@ -70,9 +70,21 @@ def make_vec(
     nothing to wrap, else "sync". A later `reset()` without a seed continues the same random
     numbers. Gymnasium's own `wrappers=[…]` are applied to each sub-environment.
     """
+    return vec_with(env_id, num_envs, seed, vectorization, kwargs)
+
+
+def vec_with(
+    env_id: str,
+    num_envs: int,
+    seed: int,
+    vectorization: Vectorization,
+    settings: Mapping[str, Any],
+) -> AnyVectorEnv:
+    """As `make_vec`, for settings of whatever name: an environment's own may be called `seed`."""
+    kwargs = dict(settings)
     if num_envs < 1:
         raise InputError(f"num_envs is {num_envs}, expected at least 1 sub-environment")
-    spec, given = find_spec(env_id), dict(kwargs)
+    spec = find_spec(env_id)
     wrapped = spec.additional_wrappers or kwargs.get("wrappers")
     native = vectorization == "auto" and spec.vector_entry_point is not None and not wrapped
     mode = "sync" if vectorization == "auto" else vectorization
@@ -90,7 +102,7 @@ def make_vec(
         raise
     except Exception as error:  # whatever a constructor raises
         raise InputError(
-            f"{env_id} could not be created with {given}: {where_raised(error)}"
+            f"{env_id} could not be created with {dict(settings)}: {where_raised(error)}"
         ) from error
     require_next_step(envs)
     envs.reset(seed=seed)
@@ -258,6 +270,27 @@ def read_cost(
             "return a finite number (Gymnasium also stores None as NaN)"
         )
     return cost
+
+
+def read_ending(
+    info: Mapping[str, Any],
+    mask: Bools,  # [N] True where an action was played
+) -> Floats:  # [N]
+    """`info["termination"]`, the probability of `terminated` given the state and action; else NaN.
+
+    An environment that ends episodes by chance (a discount, played) knows it; averages over that
+    chance then need not sample it. 0 where `mask` is False.
+    """
+    if "termination" not in info:
+        return np.where(mask, np.nan, 0.0)
+    ending = np.where(mask, _as_float(info["termination"]), 0.0)
+    bad = np.flatnonzero(~((ending >= 0) & (ending <= 1)))
+    if len(bad) > 0:
+        raise InputError(
+            f'info["termination"] is {ending[bad[0]]} in sub-environment {bad[0]}, expected the '
+            "probability in [0, 1] with which this step ends the episode; leave it out if unknown"
+        )
+    return ending
 
 
 def _require_present(info: Mapping[str, Any], mask: Bools) -> None:

@@ -6,7 +6,8 @@ that only resets is masked. Running sums cross windows: an episode is reported w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from constrained_rl.cmdp import (
     SavesState,
     as_array,
     read_cost,
+    read_ending,
     require_finite_observations,
     reset_envs,
     step_envs,
 )
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, require_finite
 from constrained_rl.networks import ActingPolicy
 from constrained_rl.rollout import Episodes, Rollout
 
@@ -40,6 +42,27 @@ def probe_channels(envs: VectorEnv[Any, Any, Any], seed: int, required: bool) ->
     return len(read_cost(info, np.ones(envs.num_envs, dtype=bool), None)[0])
 
 
+@dataclass(frozen=True)
+class Windowing:
+    """How long a window is, and how much is played before the first one.
+
+    Of episodes that start together the short ones end first, so the first windows' finished
+    episodes are too short, and cost too little. `burn_in` steps are played by the starting policy
+    and forgotten, but for the sums of the episodes they leave under way.
+    """
+
+    horizon: int  # decisions of each sub-environment
+    burn_in: int = 0  # vector steps, again after every restart
+
+    def __post_init__(self) -> None:
+        """Require a window that holds a decision."""
+        if self.horizon < 2:
+            raise InputError(
+                f"ppo.horizon is {self.horizon}; give at least 2: the step that only resets an "
+                "episode could fill a window of one, which then holds no decision"
+            )
+
+
 class VectorCollector:
     """Steps `envs` with `policy`; episodes continue from one window into the next."""
 
@@ -47,18 +70,13 @@ class VectorCollector:
         self,
         envs: VectorEnv[Any, Any, Any],
         policy: ActingPolicy,
-        horizon: int,
+        windowing: Windowing,
         cost_names: tuple[str, ...],
         seed: int,
         device: torch.device,
     ) -> None:
-        if horizon < 2:
-            raise InputError(
-                f"ppo.horizon is {horizon}; give at least 2: the step that only resets an episode "
-                "could fill a window of one, which then holds no decision"
-            )
         self._envs, self._policy = envs, policy
-        self._horizon, self._channels, self._device = horizon, len(cost_names), device
+        self._windowing, self._channels, self._device = windowing, len(cost_names), device
         self.cost_names = cost_names
         self._generator = torch.Generator(device).manual_seed(seed)
         self._restart(seed)
@@ -72,33 +90,22 @@ class VectorCollector:
         self._cost = np.zeros((count, self._channels))
         self._length = np.zeros(count, dtype=np.int64)
         self._restart_seed = seed
+        self._burn_in = self._windowing.burn_in  # steps still to be played before a window
 
     def collect(self) -> Rollout:
         """Act for `horizon` steps in every sub-environment."""
-        observed: list[Tensor] = []
-        actions: list[Tensor] = []
-        records: tuple[list[Array], ...] = ([], [], [], [], [], [])
+        self._play_burn_in()
+        observed, actions = [self._policy.encode(self._obs)], []
+        steps: list[tuple[Array, ...]] = []
         ended: list[tuple[Array, ...]] = []
-        for t in range(self._horizon):
-            obs = self._policy.encode(self._obs)
-            action = self._policy.act(obs, self._generator, deterministic=False)
-            observed.append(obs)
+        for t in range(self._windowing.horizon):
+            action, step = self._step(observed[-1], t, ended)
+            observed.append(self._policy.encode(self._obs))
             actions.append(action)
-            mask = ~self._ended
-            first = mask & (self._length == 0)
-            self._obs, reward, terminated, truncated, info = step_envs(
-                self._envs, self._policy.executed(action)
-            )
-            require_finite_observations(self._obs)
-            cost = self._read_cost(info, mask)
-            reward = np.where(mask, reward, 0.0)
-            done = (terminated | truncated) & mask
-            self._account(reward, cost, mask, done, t, ended)
-            step = (reward, cost, terminated & mask, done, mask, first)
-            for record, value in zip(records, step, strict=True):
-                record.append(value)
-        observed.append(self._policy.encode(self._obs))
-        rewards, costs, terminations, dones, masks, firsts = map(self._rows, records)
+            steps.append(step)
+        rewards, costs, terminations, dones, masks, firsts, endings = (
+            self._rows(record) for record in zip(*steps, strict=True)
+        )
         return Rollout(
             obs=torch.stack(observed, 1),
             action=torch.stack(actions, 1),
@@ -110,7 +117,32 @@ class VectorCollector:
             episodes=self._episodes(ended),
             exchangeable=True,
             first=firsts,
+            ending=None if endings.isnan().any() else endings,
         )
+
+    def _play_burn_in(self) -> None:
+        for _ in range(self._burn_in):
+            self._step(self._policy.encode(self._obs), 0, [])
+        self._burn_in = 0
+        require_finite("returns of the burn-in", torch.from_numpy(self._return))
+
+    def _step(
+        self, obs: Tensor, t: int, ended: list[tuple[Array, ...]]
+    ) -> tuple[Tensor, tuple[Array, ...]]:
+        """Play one decision everywhere: the actions, and what `Rollout` keeps of them."""
+        action = self._policy.act(obs, self._generator, deterministic=False)
+        mask = ~self._ended
+        first = mask & (self._length == 0)
+        self._obs, reward, terminated, truncated, info = step_envs(
+            self._envs, self._policy.executed(action)
+        )
+        require_finite_observations(self._obs)
+        cost = self._read_cost(info, mask)
+        reward = np.where(mask, reward, 0.0)
+        done = (terminated | truncated) & mask
+        self._account(reward, cost, mask, done, t, ended)
+        ending = read_ending(info, mask)
+        return action, (reward, cost, terminated & mask, done, mask, first, ending)
 
     def _read_cost(self, info: dict[str, Any], mask: Array) -> Array:
         if self._channels == 0:
@@ -144,7 +176,7 @@ class VectorCollector:
             )
             self._return[rows], self._cost[rows], self._length[rows] = 0.0, 0.0, 0
 
-    def _rows(self, steps: list[Array]) -> Tensor:
+    def _rows(self, steps: Sequence[Array]) -> Tensor:
         """Stack T arrays [N, …] to a tensor [N, T, …]; numbers become default floats."""
         stacked = torch.from_numpy(np.stack(steps, axis=1))
         if stacked.dtype != torch.bool:
@@ -179,6 +211,7 @@ class VectorCollector:
             "return": torch.from_numpy(self._return),
             "cost": torch.from_numpy(self._cost),
             "length": torch.from_numpy(self._length),
+            "burn_in": self._burn_in,
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
@@ -197,6 +230,9 @@ class VectorCollector:
         self._return = _tensor(state["return"]).numpy().copy()
         self._cost = _tensor(state["cost"]).numpy().copy()
         self._length = _tensor(state["length"]).numpy().copy()
+        burn_in = state["burn_in"]
+        assert isinstance(burn_in, int)
+        self._burn_in = burn_in
 
 
 def _tensor(value: object) -> Tensor:

@@ -5,28 +5,25 @@ The docstring under a field is its help text. Precedence: preset < file < comman
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from constrained_rl.advantages import AdvantageRule
+from constrained_rl.constraint_config import ConstraintConfig
 from constrained_rl.multipliers import Gradient
+from constrained_rl.sections import (
+    Count,
+    Finite,
+    NonNegative,
+    Positive,
+    Schedule,
+    Section,
+    Seed,
+    Share,
+)
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Schedule = Literal["constant", "linear", "cosine"]
-
-
-def _fits_generators(seed: int) -> int:
-    if seed >= 2**63:
-        raise ValueError(f"found {seed}; give a seed below 2^63, which random generators can hold")
-    return seed
-
-
-Seed = Annotated[int, Field(ge=0), AfterValidator(_fits_generators)]
 LoggerName = Literal["csv", "tensorboard", "wandb", "trackio"]
 _OF_CRITICS = (
     "value_clip",
@@ -38,23 +35,47 @@ _OF_CRITICS = (
 )
 
 
-class Section(BaseModel):
-    """Base of every section: frozen, no unknown keys, docstrings are descriptions."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
 class EnvConfig(Section):
     """The environment."""
 
     id: str = "constrained_rl/Detour-v0"
     """Gymnasium id; `crl envs` lists the built-in ones."""
+    file: str | None = None
+    """a finite CMDP (.npz, see `crl solve`) to play instead of an id; its limits are the default"""
+    digest: str | None = None
+    """SHA-256 of that file, written when a run begins; a file of another content is refused"""
     num_envs: Count = 16
     """sub-environments stepped together"""
+    burn_in: Annotated[int, Field(ge=0)] = 0
+    """vector steps played before the first window (not in total_steps), so that its episodes are as
+    long as later ones: at first only short ones have ended"""
     vectorization: Literal["auto", "sync", "async"] = "auto"
     """one after another, each in a process of its own, or natively (else sync)"""
-    kwargs: dict[str, object] = {}
+    kwargs: dict[str, object] = Field(default_factory=dict)
     """passed to the environment's constructor"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_its_file(cls, data: object) -> object:
+        if not isinstance(data, dict) or not isinstance(data.get("file"), str):
+            return data
+        name = Path(data["file"]).name
+        if data.get("id", name) != name:
+            raise ValueError(
+                f"found both file = {data['file']!r} and id = {data['id']!r}; give one of them"
+            )
+        return data | {"id": name}
+
+    @model_validator(mode="after")
+    def _plain_file(self) -> Self:
+        if self.file is None and self.digest is not None:
+            raise ValueError(f"digest is {self.digest!r}, but there is no file; leave it out")
+        if self.file is not None and (self.kwargs or self.vectorization != "auto"):
+            raise ValueError(
+                f"file = {self.file!r} is played natively and has no constructor; leave out kwargs "
+                "and vectorization"
+            )
+        return self
 
 
 class NetworkConfig(Section):
@@ -126,8 +147,9 @@ class PPOConfig(Section):
     """every decision counts alike, or every row does"""
     divide: bool = True
     """divide the mixed advantage by 1 + Σλ"""
-    normalize: Literal["mixed", "streams", "none"] = "mixed"
-    """whiten after mixing; per stream before it (then λ is no price); or not"""
+    normalize: Literal["mixed", "spreads", "streams", "none"] = "mixed"
+    """after mixing, divide by the mixture's own deviation (whiten) or by σ_r + Σ λ_k σ_k of its streams;
+whiten each stream before it (then λ is no price); or not"""
     streams: Literal["separate", "single"] = "separate"
     """one stream per cost, or the published shaping baseline's single stream R − νC"""
     kl_coefficient: NonNegative = 0.0
@@ -158,46 +180,6 @@ class PPOConfig(Section):
         return self
 
 
-class MeanConfig(Section):
-    """Mean over the iteration's finished episodes."""
-
-    kind: Literal["mean"] = "mean"
-    """estimator"""
-
-
-class WindowConfig(Section):
-    """Mean over the last finished episodes."""
-
-    kind: Literal["window"] = "window"
-    """estimator"""
-    size: Count = 128
-    """episodes"""
-
-
-class EMAConfig(Section):
-    """Exponential average over iterations."""
-
-    kind: Literal["ema"] = "ema"
-    """estimator"""
-    decay: Share = 0.5
-    """weight of the past"""
-
-
-EstimatorConfig = Annotated[MeanConfig | WindowConfig | EMAConfig, Field(discriminator="kind")]
-
-
-class ConstraintConfig(Section):
-    """How every cost channel is constrained; the limits are the run's `limit`."""
-
-    transform: Literal["identity", "probability", "indicator"] = "identity"
-    """bound E[C], E[σ(C)] or P(C > 0)"""
-    estimator: EstimatorConfig = MeanConfig()
-    """how J_C is estimated from finished episodes"""
-    corrected: bool = False
-    """correct each iteration's estimate by the cost critics, so that every decision counts and not
-    only episodes that finished (vector environments), see `streams.corrected_costs`"""
-
-
 class FixedConfig(Section):
     """Static reward shaping."""
 
@@ -220,7 +202,7 @@ class GradientConfig(Section):
     """projected ascent on λ, Safe RLHF's published rule on ln λ, or λ = softplus(ξ)"""
     optimizer: str = "sgd"
     """a class of torch.optim by its name in any case: sgd, adam, RMSprop, …"""
-    optimizer_options: dict[str, object] = {}
+    optimizer_options: dict[str, object] = Field(default_factory=dict)
     """further arguments of the optimizer, e.g. {betas = [0.5, 0.9]}"""
     delay: Annotated[int, Field(ge=0)] = 0
     """updates before λ may move, counted after ppo.critic_warmup"""
@@ -263,7 +245,7 @@ class ScaleFreeConfig(Section):
 
     kind: Literal["scale_free"] = "scale_free"
     """controller"""
-    kp: NonNegative = 1.0
+    kp: NonNegative = 3.0
     """proportional gain"""
     ki: NonNegative = 0.02
     """integral gain per update"""
@@ -342,6 +324,15 @@ class RunConfig(Section):
     """written beside metrics.jsonl: csv, tensorboard, wandb, trackio"""
     evaluation: EvaluationConfig = EvaluationConfig()
     """what is measured while training"""
+
+    @model_validator(mode="after")
+    def _has_no_groups(self) -> Self:
+        if self.constraint.per == "group":
+            raise ValueError(
+                "constraint.per = 'group' is about responses that share a prompt; environments "
+                "need constraint.per='all' (constraint.transform='excess' bounds single episodes)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_critics(self) -> Self:

@@ -1,108 +1,29 @@
-"""Constraints E[transform(cost)] ≤ limit: what is measured, and how it is estimated.
+"""Constraints E[transform(cost)] ≤ limit: what is measured, and what the policy is charged.
 
 The cost is the raw undiscounted sum of a finished episode. A transform changes what is bounded, in
-the estimate *and* in the cost stream that the policy learns from. Absent: CVaR, confidence bounds.
+the estimate *and* in the cost stream that the policy learns from. Formulas: `transforms`;
+estimates: `estimators`. Absent: chance constraints on single steps, one limit per named group.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from constrained_rl.errors import InputError, require_finite
-from constrained_rl.protocols import Stateful
+from constrained_rl.estimators import Estimator, Tail
 from constrained_rl.rollout import Episodes, Rollout, Streams
-
-TransformKind = Literal["identity", "probability", "indicator"]
-
-
-def transform_cost(cost: Tensor, kind: TransformKind) -> Tensor:
-    """Transform finished episodes' costs: C, σ(C) (C is a logit of "unsafe"), or 1[C > 0]."""
-    match kind:
-        case "identity":
-            return cost
-        case "probability":
-            return torch.sigmoid(cost)
-        case "indicator":
-            return (cost > 0).to(cost.dtype)
-
-
-class Estimator(Stateful, Protocol):
-    """Turns each iteration's finished episodes into one number."""
-
-    def update(self, cost: Tensor) -> float:
-        """Take the transformed costs [E ≥ 1] of an iteration, return the estimate."""
-
-
-class Mean:
-    """Mean over the episodes that finished in this iteration."""
-
-    def update(self, cost: Tensor) -> float:
-        """Return the mean of `cost` [E]."""
-        return float(cost.mean())
-
-    def state_dict(self) -> dict[str, object]:
-        """Nothing to remember."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Nothing to restore."""
-
-
-class Window:
-    """Mean over the last `size` finished episodes (Safe RLHF: 128).
-
-    A window longer than the policy's response time makes λ oscillate: keep it near one iteration.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._costs: deque[float] = deque(maxlen=size)
-
-    def update(self, cost: Tensor) -> float:
-        """Append `cost` [E], return the window's mean."""
-        self._costs.extend(cost.tolist())
-        return sum(self._costs) / len(self._costs)
-
-    def state_dict(self) -> dict[str, object]:
-        """Return the costs in the window."""
-        return {"costs": list(self._costs)}
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore the window."""
-        costs = state["costs"]
-        assert isinstance(costs, list)
-        self._costs.clear()
-        self._costs.extend(costs)
-
-
-class EMA:
-    """Exponential average of the iterations' means: Ĵ ← d Ĵ + (1 − d) J, starting at the first."""
-
-    def __init__(self, decay: float) -> None:
-        self._decay = decay
-        self._mean: float | None = None
-
-    def update(self, cost: Tensor) -> float:
-        """Blend in the mean of `cost` [E]."""
-        mean = float(cost.mean())
-        old = mean if self._mean is None else self._mean
-        self._mean = self._decay * old + (1 - self._decay) * mean
-        return self._mean
-
-    def state_dict(self) -> dict[str, object]:
-        """Return the average."""
-        return {"mean": self._mean}
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore the average."""
-        mean = state["mean"]
-        assert mean is None or isinstance(mean, float)
-        self._mean = mean
+from constrained_rl.transforms import (
+    Per,
+    TransformKind,
+    group_excess,
+    group_payment,
+    transform_cost,
+)
 
 
 @dataclass(frozen=True)
@@ -113,13 +34,71 @@ class Constraint:
     limit: float
     channel: int = 0
     transform: TransformKind = "identity"
+    threshold: float = 0.0  # c of probability, indicator and excess, or of the groups' means
+    alpha: float = 0.9  # of cvar
+    per: Per = "all"  # "group": E_g[(mean over g of transform(cost) − threshold)⁺] ≤ limit
 
     def __post_init__(self) -> None:
-        """Refuse a limit that is not a number."""
-        if self.limit != self.limit or abs(self.limit) == float("inf"):
+        """Refuse a limit that is not a number, or that nothing can keep."""
+        if not math.isfinite(self.limit):
             raise InputError(
                 f"limit of constraint '{self.name}' is {self.limit}; give a finite number"
             )
+        signed = self.transform in ("identity", "cvar") and self.per == "all"
+        if self.limit < 0 and not signed:
+            raise InputError(
+                f"limit of constraint '{self.name}' is {self.limit:g}, but {self.quantity} is "
+                "never negative; give a limit of 0 or more, or use transform='identity'"
+            )
+
+    @property
+    def quantity(self) -> str:
+        """What is bounded, as a formula."""
+        c = f"{self.threshold:g}".replace("-", "−")
+        minus = "" if self.threshold == 0 else f" − {c}" if self.threshold > 0 else f" + {c[1:]}"
+        if self.per == "group":
+            mean = {"probability": "mean σ(C)", "indicator": "share of C > 0"}
+            return f"E[({mean.get(self.transform, 'mean C')}{minus})⁺ per prompt]"
+        match self.transform:
+            case "identity":
+                return "E[C]"
+            case "probability":
+                return f"E[σ(C{minus})]"
+            case "indicator":
+                return f"P(C > {c})"
+            case "excess":
+                return f"E[(C{minus})⁺]"
+            case "cvar":
+                return f"CVaR {self.alpha:g} of C"
+
+    def value(
+        self,
+        cost: Tensor,  # [E] raw
+        t: float | None = None,
+        group: Tensor | None = None,  # [E]
+    ) -> Tensor:  # [E], or [G] per group
+        """What the estimate averages, one number per episode or per group.
+
+        Episodes of which no groups are known (evaluations answer every prompt once) count as
+        groups of one: their excess is an upper bound of the groups'.
+        """
+        if self.per == "all":
+            return transform_cost(cost, self.transform, self.threshold, self.alpha, t)
+        if group is None:
+            group = torch.arange(len(cost), device=cost.device)
+        return group_excess(transform_cost(cost, self.transform), group, self.threshold)
+
+    def payment(
+        self,
+        cost: Tensor,  # [E] raw
+        t: float | None = None,
+        group: Tensor | None = None,  # [E]
+    ) -> Tensor:  # [E]
+        """What each episode pays at its last decision."""
+        if self.per == "all":
+            return transform_cost(cost, self.transform, self.threshold, self.alpha, t)
+        assert group is not None
+        return group_payment(transform_cost(cost, self.transform), group, self.threshold)
 
 
 @dataclass(frozen=True)
@@ -128,7 +107,7 @@ class Signal:
 
     cost: Tensor  # [K] estimates of E[transform(cost)]
     limit: Tensor  # [K]
-    cost_spread: Tensor  # [K] standard deviation of transformed costs over the episodes
+    cost_spread: Tensor  # [K] standard deviation of transformed costs over episodes or groups
     cost_scale: Tensor  # [K] standard deviation of each cost's advantages, before mixing
     reward_scale: float  # the same of the reward's advantages
 
@@ -150,6 +129,7 @@ class Constraints:
         self.constraints = tuple(constraints)
         self.estimators = tuple(estimators)
         self.corrected = corrected  # by the critics' values, see `streams.corrected_costs`
+        self._tails = {k: Tail(c.alpha) for k, c in enumerate(constraints) if c.transform == "cvar"}
 
     def __len__(self) -> int:
         """Number of constraints K."""
@@ -165,15 +145,27 @@ class Constraints:
                 )
 
     def signal(self, episodes: Episodes, streams: Streams) -> Signal | None:
-        """Update the estimates; `None` when no episode finished, and then λ holds."""
+        """Update the estimates; `None` when no episode finished, and then λ holds.
+
+        `None` also while an estimator has too few episodes for a number.
+        """
         if len(episodes) == 0 or (self.corrected and streams.corrected is None):
             return None
-        costs = [transform_cost(episodes.cost[:, c.channel], c.transform) for c in self.constraints]
+        group = None if streams.group is None else streams.group[episodes.row]
+        costs = [
+            c.value(episodes.cost[:, c.channel], self._t(k, episodes), group)
+            for k, c in enumerate(self.constraints)
+        ]
+        for k, tail in self._tails.items():
+            tail.merge(episodes.cost[:, self.constraints[k].channel])
         spread = [float(cost.double().std(correction=0)) for cost in costs]
         if self.corrected and streams.corrected is not None:
             known = streams.corrected.to(episodes.cost)
             costs = [cost - cost.mean() + known[k] for k, cost in enumerate(costs)]
-        estimates = [e.update(cost) for e, cost in zip(self.estimators, costs, strict=True)]
+        found = [e.update(cost) for e, cost in zip(self.estimators, costs, strict=True)]
+        estimates = [estimate for estimate in found if estimate is not None]
+        if len(estimates) < len(found):
+            return None
         cost = torch.tensor(estimates, dtype=torch.float64)
         scale = streams.advantage[streams.mask].double().std(0, correction=0).cpu()
         return Signal(
@@ -193,21 +185,54 @@ class Constraints:
         rows, decisions = rollout.reward.shape
         stream = rollout.reward.new_zeros(rows, decisions, len(self))
         episodes = rollout.episodes
+        group = self._groups(rollout)
         for k, constraint in enumerate(self.constraints):
-            if constraint.transform == "identity":
+            if constraint.transform == "identity" and constraint.per == "all":
                 stream[..., k] = rollout.cost[..., constraint.channel]
-            else:
-                paid = transform_cost(episodes.cost[:, constraint.channel], constraint.transform)
+            elif len(episodes) > 0:
+                cost = episodes.cost[:, constraint.channel]
+                paid = constraint.payment(cost, self._t(k, episodes), group)
                 stream[episodes.row, episodes.end, k] = paid.to(stream)
         return stream
 
+    def _t(self, k: int, episodes: Episodes) -> float | None:
+        """Threshold of the tail of constraint k, for this iteration's estimate and stream alike."""
+        tail = self._tails.get(k)
+        return None if tail is None else tail.t(episodes.cost[:, self.constraints[k].channel])
+
+    def _groups(self, rollout: Rollout) -> Tensor | None:  # [E]
+        """The group of each episode, where a constraint is per group."""
+        names = [c.name for c in self.constraints if c.per == "group"]
+        if not names:
+            return None
+        if rollout.group is None:
+            raise InputError(
+                f"constraint '{names[0]}' is per group, but the collector names no group of rows "
+                "that share a prompt (Rollout.group); use per='all', or transform='excess'"
+            )
+        group = rollout.group[rollout.episodes.row]
+        _, members = torch.unique(group, return_counts=True)
+        if bool((members < 2).any()):
+            raise InputError(
+                f"constraint '{names[0]}' is per group, but {int((members < 2).sum())} of "
+                f"{len(members)} groups have a single member; generate at least 2 responses per "
+                "prompt, or use transform='excess', which is the constraint on groups of one"
+            )
+        return group
+
     def state_dict(self) -> dict[str, object]:
-        """State of all estimators."""
-        return {"estimators": [e.state_dict() for e in self.estimators]}
+        """State of all estimators, and of the tails."""
+        return {
+            "estimators": [e.state_dict() for e in self.estimators],
+            "tails": {str(k): tail.state_dict() for k, tail in self._tails.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore all estimators."""
-        saved = state["estimators"]
+        """Restore `state_dict`."""
+        saved, tails = state["estimators"], state["tails"]
         assert isinstance(saved, list)
+        assert isinstance(tails, Mapping)
         for estimator, entry in zip(self.estimators, saved, strict=True):
             estimator.load_state_dict(entry)
+        for k, tail in self._tails.items():
+            tail.load_state_dict(tails[str(k)])

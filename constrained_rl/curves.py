@@ -243,8 +243,8 @@ def _finish(ax: Axes, panel: Panel, time: str) -> None:
         limit_line(ax, limit)
 
 
-def save_curves(folders: Sequence[Path], out: Path) -> list[Path]:
+def save_curves(curves: Sequence[Curves], out: Path) -> list[Path]:
     """Write curves.svg and curves.png into `out`; returns their paths."""
-    figure = plot_curves(read_curves(folders))
+    figure = plot_curves(curves)
     out.mkdir(parents=True, exist_ok=True)
     return save_figure(figure, out / "curves")

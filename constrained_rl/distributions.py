@@ -22,9 +22,10 @@ NODES = 16  # of the quadrature: exact to 2e-5 nats for σ ≤ 1, to 2e-2 for σ
 
 def categorical_log_prob(logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy [...] of `action` [...] under softmax(`logits` [..., n])."""
-    logits = logits.log_softmax(-1)
-    logp = logits.gather(-1, action.unsqueeze(-1)).squeeze(-1)
-    return logp, -(logits.exp() * logits).sum(-1)
+    # Actions first: over a short last dimension softmax and sums are several times slower.
+    log_p = logits.movedim(-1, 0).contiguous().log_softmax(0)
+    logp = log_p.gather(0, action.unsqueeze(0)).squeeze(0)
+    return logp, -(log_p.exp() * log_p).sum(0)
 
 
 def gaussian_log_prob(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:  # [..., A] → [...]

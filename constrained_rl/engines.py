@@ -106,7 +106,8 @@ class TorchEngine:
         norm = nn.utils.clip_grad_norm_(self._precise.weights, self._optimization.max_grad_norm)
         require_finite("gradient norm", norm)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for weight in self._precise.weights:
+            weight.grad = None
         self._precise.round()
 
     def scale_learning_rate(self, factor: float) -> None:

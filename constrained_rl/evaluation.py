@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from constrained_rl.cmdp import read_cost, require_finite_observations, reset_envs, step_envs
 from constrained_rl.config import Selection
-from constrained_rl.constraints import Constraint, transform_cost
+from constrained_rl.constraints import Constraint
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.networks import ActingPolicy
 from constrained_rl.statistics import Interval, mean_interval
@@ -64,7 +64,7 @@ class Evaluation:
 
     def _transformed(self, constraint: Constraint) -> Floats:  # [E]
         raw = torch.from_numpy(self.cost[:, constraint.channel])
-        return transform_cost(raw, constraint.transform).numpy()
+        return constraint.value(raw).numpy()
 
 
 def evaluate(

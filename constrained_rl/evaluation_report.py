@@ -48,6 +48,7 @@ def describe(found: Evaluation) -> dict[str, Any]:
             {
                 "name": c.name,
                 "transform": c.transform,
+                "quantity": c.quantity,
                 "limit": c.limit,
                 "estimate": asdict(intervals[f"estimate/{c.name}"]),
                 "kept": intervals[f"estimate/{c.name}"].value <= c.limit,

@@ -26,7 +26,7 @@ def violation(cost: ArrayLike, limit: ArrayLike) -> float:
 
 
 def violation_regret(cost: ArrayLike, limit: ArrayLike) -> float:
-    """Mean over training of each iteration's `violation`: 1/T Σ_t max_k (J_tk − limit_k)⁺ / |limit_k|.
+    """Mean `violation` over training, 1/T Σ_t max_k (J_tk − limit_k)⁺ / |limit_k|.
 
     Iterations in which no episode finished (NaN) are left out.
 
@@ -69,6 +69,10 @@ def time_to_feasibility(
     known = np.flatnonzero(np.isfinite(worst))
     kept = worst[known] <= tolerance
     clock = np.arange(1.0, len(worst) + 1) if times is None else np.asarray(times, np.float64)
+    if len(clock) != len(worst):
+        raise ValueError(f"{len(clock)} times for {len(worst)} rows; give one for each")
+    if window is not None and window < 1:
+        raise ValueError(f"window is {window}; give at least 1")
     if window is None:
         first = 0 if kept.all() else len(kept) - int(np.argmin(kept[::-1]))
     else:

@@ -6,6 +6,7 @@ next one's forward. Of a minibatch every rank computes its rows' share of the lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -65,10 +66,12 @@ class Learner:
             for name, value in metrics.items():
                 totals[name] = totals[name] + value if name in totals else value
         totals = self.engine.world.sum(totals)
-        for name, value in totals.items():
-            require_finite(name, value)
+        metrics = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                require_finite(name, totals[name])
         self.engine.step()
-        return {name: float(value) for name, value in totals.items()}
+        return metrics
 
     def _shares(self, batch: Batch) -> list[Callable[[], LossShare]]:
         """This rank's shares of all losses; each builds its graph when it is called."""
@@ -161,11 +164,10 @@ class ValueObjective:
         square = None
         if self._norm is not None:
             value, square = self._norm.restore(value), self._norm.deviation.square().to(value)
-        losses = {}
-        for s, name in enumerate(self._names):
-            loss = clipped_value_loss(
-                value[..., s], batch.value[..., s], batch.target[..., s], batch.weight, self._clip
-            )
-            losses[f"loss/value/{name}"] = loss if square is None else loss / square[s]
-        total = torch.stack(list(losses.values())).sum()
-        return total, {name: loss.detach() for name, loss in losses.items()}
+        losses = clipped_value_loss(
+            value, batch.value, batch.target, batch.weight.unsqueeze(-1), self._clip
+        )
+        if square is not None:
+            losses = losses / square
+        names = [f"loss/value/{name}" for name in self._names]
+        return losses.sum(), dict(zip(names, losses.detach().unbind(), strict=True))

@@ -32,12 +32,12 @@ def clipped_surrogate(
 
 
 def clipped_value_loss(
-    value: Tensor,  # [B, T]
-    value_old: Tensor,  # [B, T]
-    target: Tensor,  # [B, T]
-    weight: Tensor,  # [B, T]
+    value: Tensor,  # [B, T] or [B, T, S]
+    value_old: Tensor,  # as value
+    target: Tensor,  # as value
+    weight: Tensor,  # [B, T] or [B, T, 1]
     clip: float | None,
-) -> Tensor:
+) -> Tensor:  # a scalar, or [S]: each stream's
     """Value regression, pessimistic about moves beyond ± clip; `None` does not clip.
 
     L = ½ Σ w · max((V − G)², (clip(V, V_old ± ε_v) − G)²)     (Safe RLHF reference, §1.9)
@@ -46,7 +46,7 @@ def clipped_value_loss(
     if clip is not None:
         clipped = torch.clamp(value, value_old - clip, value_old + clip)
         error = torch.maximum(error, (clipped - target).square())
-    return 0.5 * (weight * error).sum()
+    return 0.5 * (weight * error).sum((0, 1))
 
 
 def approximate_kl(logp: Tensor, logp_old: Tensor, weight: Tensor) -> Tensor:

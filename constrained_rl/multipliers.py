@@ -284,7 +284,7 @@ class ScaleFree:
     def __init__(
         self,
         count: int,
-        kp: float = 1.0,
+        kp: float = 3.0,
         ki: float = 0.02,
         initial: float = 0.0,
         maximum: float = 50.0,

@@ -126,6 +126,20 @@ def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
     return layer
 
 
+def _columns(
+    layers: nn.Sequential,
+    x: Tensor,  # [M, inputs]
+) -> Tensor:  # [outputs, M]
+    """Apply a stack of layers with features first, which is faster for their short outputs."""
+    x = x.t()
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            x = torch.addmm(layer.bias.unsqueeze(1), layer.weight, x)
+        else:
+            x = layer(x)
+    return x
+
+
 class MLPPolicy(nn.Module):
     """Categorical policy for Discrete actions, Gaussian for Box actions.
 
@@ -174,7 +188,7 @@ class MLPPolicy(nn.Module):
 
     def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy [B, T] of `action`; `obs` holds T or T + 1 states."""
-        out = self.net(self.encoder(obs[:, : action.shape[1]]))
+        out = self._outputs(obs[:, : action.shape[1]])
         if isinstance(self._space, spaces.Discrete):
             return categorical_log_prob(out, action)
         mean, log_std = self.gaussian(out)
@@ -183,6 +197,11 @@ class MLPPolicy(nn.Module):
             return logp, squashed_entropy(mean, log_std)
         logp = gaussian_log_prob(action, mean, log_std)
         return logp, gaussian_entropy(log_std).expand_as(logp)
+
+    def _outputs(self, obs: Tensor) -> Tensor:
+        """Logits, or means and raw deviations: [..., outputs] for observations [..., …]."""
+        x: Tensor = self.encoder(obs)
+        return _columns(self.net, x.reshape(-1, x.shape[-1])).t().unflatten(0, x.shape[:-1])
 
     def gaussian(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [..., A] and ln σ ([A], or [..., A] by state) from the network's output."""
@@ -194,7 +213,7 @@ class MLPPolicy(nn.Module):
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator | None, deterministic: bool) -> Tensor:
         """Draw actions for `obs` [N, …], or take the mode (of a Gaussian, the mean)."""
-        out: Tensor = self.net(self.encoder(obs))
+        out = self._outputs(obs)
         if isinstance(self._space, spaces.Box):
             mean, log_std = self.gaussian(out)
             if deterministic:
@@ -204,9 +223,9 @@ class MLPPolicy(nn.Module):
         if deterministic:
             return out.argmax(-1)
         # Inverse CDF: one uniform per row and a comparison, several times faster than multinomial.
-        uniform = torch.rand((*out.shape[:-1], 1), generator=generator, device=out.device)
-        below = out.softmax(-1).cumsum(-1) < uniform
-        return below.sum(-1).clamp_max(out.shape[-1] - 1)
+        uniform = torch.rand(out.shape[:-1], generator=generator, device=out.device)
+        below = out.movedim(-1, 0).softmax(0).cumsum(0) < uniform
+        return below.sum(0).clamp_max(out.shape[-1] - 1)
 
     def executed(self, action: Tensor) -> NDArray[np.generic]:
         """Bound to [−1, 1] and rescale to the box; discrete actions count from `start`."""
@@ -227,8 +246,8 @@ class MLPPolicy(nn.Module):
 
         A vector environment may write its next observation into the same array.
         """
-        parameter = next(self.parameters())
-        return torch.tensor(np.asarray(obs), device=parameter.device, dtype=parameter.dtype)
+        weight = self.net[-1].weight  # asked at every step; parameters() walks all modules
+        return torch.tensor(np.asarray(obs), device=weight.device, dtype=weight.dtype)
 
     def update_statistics(self, rollout: Rollout) -> None:
         """Merge a rollout's observations into the normaliser."""
@@ -257,14 +276,19 @@ class StackedCritic(nn.Module):
         """Values [B, states, S] of every state in `obs` [B, states, …]."""
         x: Tensor = self.encoder(obs)
         lead = x.shape[:-1]
-        streams = len(self.weights[0])
-        x = x.reshape(1, -1, x.shape[-1]).expand(streams, -1, -1)
+        # Features first, as `_columns`. The first layer's input is common to all streams: one
+        # product of all its weights, [streams · width, inputs] × [inputs, M].
+        x = x.reshape(-1, x.shape[-1]).t()
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x, weight)
+            weight, bias = weight.mT, bias.mT  # [streams, outputs, inputs], [streams, outputs, 1]
+            if layer == 0:
+                x = (weight.flatten(0, 1) @ x).unflatten(0, weight.shape[:2]) + bias
+            else:
+                x = torch.baddbmm(bias, weight, x)
             if layer < last:
                 x = x.tanh()
-        return x.squeeze(-1).movedim(0, -1).reshape(*lead, streams)
+        return x.squeeze(1).t().unflatten(0, lead)
 
     def update_statistics(self, rollout: Rollout) -> None:
         """Merge a rollout's observations into the normaliser."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from constrained_rl.advantages import gae, penalized_advantage, whiten
-from constrained_rl.config import PPOConfig, Schedule
+from constrained_rl.advantages import gae, penalized_advantage, scale_by_spreads, whiten
+from constrained_rl.config import PPOConfig
 from constrained_rl.constraints import Constraints
 from constrained_rl.distributed import World
 from constrained_rl.errors import InputError, require_finite
@@ -23,6 +23,7 @@ from constrained_rl.metrics import Clock, constraint_metrics, episode_metrics, s
 from constrained_rl.multipliers import Multiplier
 from constrained_rl.protocols import Collector, Critic, Metrics, Policy, Reference, Stateful
 from constrained_rl.rollout import Batch, Rollout, Streams, decision_weights
+from constrained_rl.sections import Schedule
 from constrained_rl.streams import (
     build_streams,
     compare_rows,
@@ -171,7 +172,8 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
     else:
         value = values(rollout, parts.critic_learner, parts)
         gamma, lam = discounts(config, streams)
-        advantage = gae(streams, value, rollout.terminated, rollout.done, gamma, lam)
+        ending = rollout.terminated if rollout.ending is None else rollout.ending
+        advantage = gae(streams, value, ending, rollout.done, gamma, lam)
         if config.streams == "separate":
             corrected = corrected_costs(rollout, streams, value)
     return Streams(
@@ -183,6 +185,7 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
         advantage=advantage * rollout.mask.unsqueeze(-1),
         exchangeable=rollout.exchangeable,
         kl=kl,
+        group=rollout.group,
         corrected=corrected,
     )
 
@@ -221,6 +224,8 @@ def mix(streams: Streams, lam: Tensor, config: PPOConfig) -> Batch:
         mixed = penalized_advantage(advantage, lam, config.divide)
     if config.normalize == "mixed":
         mixed = whiten(mixed, streams.mask)
+    elif config.normalize == "spreads":
+        mixed = scale_by_spreads(mixed, advantage, lam, streams.mask, config.divide)
     batch = Batch(
         obs=streams.obs,
         action=streams.action,
@@ -261,7 +266,7 @@ def update_statistics(rollout: Rollout, streams: Streams, parts: Parts) -> None:
 
 
 def schedule_factor(schedule: Schedule, progress: float, warmup: float = 0.0) -> float:
-    """Factor in [0, 1] at `progress` ∈ [0, 1): linear warm-up, then constant, linear or cosine."""
+    """Factor in [0, 1] at `progress` ∈ [0, 1): linear warm-up, then the schedule."""
     if progress < warmup:
         return progress / warmup
     rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
@@ -270,6 +275,8 @@ def schedule_factor(schedule: Schedule, progress: float, warmup: float = 0.0) ->
             return 1.0
         case "linear":
             return 1.0 - rest
+        case "quadratic":
+            return (1.0 - rest) ** 2
         case "cosine":
             return 0.5 * (1 + math.cos(math.pi * rest))
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from constrained_rl.envs import BUILT_IN
+from constrained_rl.envs import BUILT_IN, tabular_settings
 from constrained_rl.errors import InputError
+from constrained_rl.finite import FiniteCMDP
+from constrained_rl.occupancy import occupancy, uniform_policy
 from constrained_rl.settings import merge
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -31,12 +33,26 @@ SUMMARIES: dict[str, str] = {
 }
 
 
-def defaults(name: str, env_id: str | None) -> dict[str, Any]:
-    """Settings of a preset, and over them those known to work on a built-in environment."""
+LONG = 0.999
+"""discount whose episodes are the longest that first windows wait for, see `tabular_settings`"""
+
+
+def defaults(name: str, env_id: str | None, cmdp: FiniteCMDP | None = None) -> dict[str, Any]:
+    """Settings of a preset, and over them those known to work on a problem.
+
+    Args:
+        name: of the preset.
+        env_id: a built-in environment has settings of its own; others have none.
+        cmdp: a finite CMDP that is played instead; all of them share theirs.
+    """
     if name not in PRESETS:
         raise InputError(f"preset '{name}' does not exist; choose from {', '.join(PRESETS)}")
     tree = {"preset": name, **PRESETS[name]}
-    if env_id in BUILT_IN:
+    if cmdp is not None:
+        # 1 / (1 − γ); where γ = 1, until an absorbing state is reached without a plan
+        length = occupancy(cmdp, uniform_policy(cmdp)).sum()
+        tree = merge(tree, tabular_settings(min(1 - 1 / length, LONG)))
+    elif env_id in BUILT_IN:
         tree = merge(tree, {"env": {"id": env_id}})
         tree = merge(tree, BUILT_IN[env_id].settings)
     return tree

@@ -9,12 +9,15 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from constrained_rl.certificate import certificate_sections
 from constrained_rl.config import Selection
+from constrained_rl.feasibility import TOLERANCE, time_to_feasibility, violation_regret
 from constrained_rl.logging import read_metrics
 from constrained_rl.page import Block, Code, Page, Section, Table, Text, picture, write_page
 from constrained_rl.plots import (
     CostCurve,
     Metrics,
+    column,
     plot_diagnostics,
     plot_evaluations,
     plot_multipliers,
@@ -60,7 +63,12 @@ def write_run_page(
         title=title,
         subtitle=f"seed {seed} · {len(rows)} iterations · {state}",
         lead=first_screen(rows) if rows else [nothing_yet()],
-        sections=[*(learning(rows, evaluation) if rows else []), *more, *origin(folder)],
+        sections=[
+            *certificate_sections(folder),
+            *(learning(rows, evaluation) if rows else []),
+            *more,
+            *origin(folder),
+        ],
     )
     return write_page(page, folder / "report.html")
 
@@ -94,18 +102,44 @@ def first_screen(rows: Sequence[Metrics]) -> list[Block]:
 def final_table(rows: Sequence[Metrics], costs: Sequence[CostCurve]) -> Table:
     """Means over the last iterations with intervals, each cost beside its limit and λ."""
     last = rows[-LAST:]
-    lines = [["return", mean_text(last, "return/mean"), "", "", ""]]
+    lines = [["return", mean_text(last, "return/mean"), "", "", "", "", ""]]
     for cost in costs:
         values = [row[cost.key] for row in last if cost.key in row]
         lam = mean_text(last, f"lambda/{cost.name}")
         limit = "" if cost.limit is None else f"≤ {cost.limit:g}"
         mean, state = mean_text(last, cost.key), kept(values, cost)
-        lines.append([f"cost: {cost.name}", mean, limit, state, lam])
+        over_training = [excess_text(rows, cost), kept_from(rows, cost)]
+        lines.append([f"cost: {cost.name}", mean, limit, state, lam, *over_training])
     return Table(
-        ["", "mean ± 95% interval", "limit", "", "λ"],
+        ["", "mean ± 95% interval", "limit", "", "λ", "excess over training", "kept from"],
         lines,
-        f"Means over the last {len(last)} iterations, with Student's t interval over iterations.",
+        f"Means over the last {len(last)} iterations, with Student's t interval over iterations. "
+        + OVER_TRAINING,
     )
+
+
+OVER_TRAINING = (
+    "Excess over training is the violation regret, the mean of (cost − limit)⁺ over all "
+    "iterations in % of |limit|; kept from is the first iteration after which no excess was above "
+    f"{100 * TOLERANCE:g}%."
+)
+
+
+def excess_text(rows: Sequence[Metrics], cost: CostCurve) -> str:
+    """Violation regret in % of the limit, or a dash where nothing is limited or known."""
+    values = column(rows, cost.key)
+    if cost.limit is None or not any(map(math.isfinite, values)):
+        return "–"
+    return f"{100 * violation_regret(values, cost.limit):.3g}%"
+
+
+def kept_from(rows: Sequence[Metrics], cost: CostCurve) -> str:
+    """The iteration from which the limit is kept for the rest of training, or `never`."""
+    values = column(rows, cost.key)
+    if cost.limit is None or not any(map(math.isfinite, values)):
+        return "–"
+    found = time_to_feasibility(values, cost.limit, column(rows, "iteration"))
+    return "never" if found is None else f"{found:g}"
 
 
 def kept(values: Sequence[float], cost: CostCurve) -> str:

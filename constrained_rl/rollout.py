@@ -59,6 +59,7 @@ class Rollout:
     behaviour_logp: Tensor | None = None  # [B, T] where the engine knows it exactly
     group: Tensor | None = None  # [B] rows that share a prompt or start state
     first: Tensor | None = None  # [B, T] bool: an episode begins with this decision
+    ending: Tensor | None = None  # [B, T] probability of `terminated`, where it is known
 
     def __post_init__(self) -> None:
         """Check shapes and finiteness where the data are born."""
@@ -77,8 +78,9 @@ class Rollout:
         }
         if self.behaviour_logp is not None:
             shapes["behaviour_logp"] = (self.behaviour_logp, (rows, decisions))
-        if self.first is not None:
-            shapes["first"] = (self.first, (rows, decisions))
+        for name, optional in (("first", self.first), ("ending", self.ending)):
+            if optional is not None:
+                shapes[name] = (optional, (rows, decisions))
         if self.group is not None:
             shapes["group"] = (self.group, (rows,))
         for name, (value, expected) in shapes.items():
@@ -105,6 +107,7 @@ class Streams:
     advantage: Tensor  # [B, T, S]
     exchangeable: bool
     kl: Tensor | None = None  # [B, T] log π − log π_ref of the actions taken
+    group: Tensor | None = None  # [B] as the rollout's
     corrected: Tensor | None = None  # [K] episode costs by `streams.corrected_costs`
 
     @property
@@ -143,11 +146,11 @@ class Batch:
 
     def flatten(self) -> Batch:
         """Turn exchangeable rows into one-decision rows [M, 1], masked decisions left out."""
-        keep = self.weight.flatten() > 0
+        keep = self.weight.flatten().nonzero().squeeze(1)
         decisions = self.logp.shape[1]
 
         def flat(x: Tensor) -> Tensor:
-            return x[:, :decisions].flatten(0, 1)[keep].unsqueeze(1)
+            return x[:, :decisions].flatten(0, 1).index_select(0, keep).unsqueeze(1)
 
         if not isinstance(self.obs, Tensor):
             raise InputError("only rollouts whose observations are tensors can be flattened")
@@ -162,7 +165,13 @@ class Batch:
         )
 
     def minibatches(self, count: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Split the shuffled rows into `count` minibatches, each with weights that sum to 1."""
+        """Split the shuffled rows into `count` minibatches, each with weights that sum to 1.
+
+        One minibatch is the batch: the order of its rows changes no sum.
+        """
+        if count == 1:
+            yield self
+            return
         order = torch.randperm(len(self), generator=generator).to(self.logp.device)
         # Not chunk(): of 10 rows in 8 parts that makes 5 of 2.
         for index in order.tensor_split(min(count, len(self))):
@@ -171,7 +180,9 @@ class Batch:
 
     def microbatches(self, size: int | None) -> Iterator[Batch]:
         """Split a minibatch without touching its weights: the pieces' losses add up to its loss."""
-        size = size or len(self)
+        if size is None or size >= len(self):
+            yield self
+            return
         for start in range(0, len(self), size):
             yield self.rows(slice(start, start + size))
 

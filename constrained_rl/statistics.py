@@ -76,7 +76,7 @@ def proportion_interval(
 
 
 def share_within(values: ArrayLike, bound: float, level: float = 0.95) -> Interval:
-    """Share of values ≤ `bound` (of feasible seeds, say), with the exact (Clopper-Pearson) interval.
+    """Share of values ≤ `bound`, of feasible seeds say, with the exact (Clopper-Pearson) interval.
 
     >>> share_within([0.0, 0.01, 0.2], 0.05).value
     0.6666666666666666

@@ -54,18 +54,22 @@ def corrected_costs(
 ) -> Tensor | None:  # [K] float64
     """Expected episode cost from every decision of the window, unfinished episodes included.
 
-    J = mean_{first decisions} V(s) + Σ_t δ_t / E,   δ_t = c_t + (1 − done_t) V(s_{t+1}) − V(s_t)
+    J = mean_{first decisions} V(s) + Σ_t δ_t / Σ_t p_t,   δ_t = c_t + (1 − p_t) V(s_{t+1}) − V(s_t)
 
-    with E the episodes that ended. Over a whole episode Σ δ = C − V(s_0), so any V leaves the
-    expectation alone, and a good one leaves no noise in it: the control variate of doubly robust
-    estimates (Jiang & Li 2016, eq. 10, on policy). None without a first or a last decision.
+    with p_t = done_t, or the probability of it where the environment knows it (`Rollout.ending`).
+    Over a whole episode E Σ δ = E C − V(s_0), so any V leaves the expectation alone, and with known
+    p a good one leaves no noise in it: the control variate of doubly robust estimates (Jiang & Li
+    2016, eq. 10, on policy). None without a first decision or an end.
     """
-    first = rollout.first
-    if first is None or len(rollout.episodes) == 0 or not bool(first.any()):
+    first, ending = rollout.first, rollout.done.to(value)
+    if rollout.ending is not None:
+        truncated = rollout.done & ~rollout.terminated
+        ending = torch.where(truncated, ending, rollout.ending.to(value))
+    ends = ending[rollout.mask].double().sum()
+    if first is None or ends == 0 or not bool(first.any()):
         return None
-    alive = (~rollout.done).to(value).unsqueeze(-1)
-    delta = streams + alive * value[:, 1:] - value[:, :-1]
-    surprise = delta[rollout.mask][:, 1:].double().sum(0) / len(rollout.episodes)
+    delta = streams + (1 - ending.unsqueeze(-1)) * value[:, 1:] - value[:, :-1]
+    surprise = delta[rollout.mask][:, 1:].double().sum(0) / ends
     return value[:, :-1][first][:, 1:].double().mean(0) + surprise
 
 

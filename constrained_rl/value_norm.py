@@ -8,12 +8,13 @@ the first one takes a new critic, which says 0, to the mean return.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from constrained_rl.moments import Moments
 
 LEAST_DEVIATION = 1e-2
-"""σ is at least this, in return units: a stream that hardly varies is not blown up."""
+"""σ is at least this share of |μ|: a stream that hardly varies is not blown up."""
 
 
 class ValueNorm(Moments):
@@ -29,7 +30,8 @@ class ValueNorm(Moments):
     @property
     def deviation(self) -> Tensor:
         """σ [S]."""
-        return self.var.sqrt().clamp_min(LEAST_DEVIATION)
+        least = (LEAST_DEVIATION * self.mean.abs()).clamp_min(1e-8)  # a stream of zeros
+        return torch.maximum(self.var.sqrt(), least)
 
     def restore(self, value: Tensor) -> Tensor:  # [..., S] -> [..., S]
         """Critics' outputs v in return units, V = σ v + μ."""

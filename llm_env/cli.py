@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from constrained_rl import certificate_cli as certificate
 from constrained_rl import cli as core
 from llm_env import folders
 from llm_env import score_cli as scores
@@ -24,6 +25,7 @@ from llm_env.comparison import cli as comparison
 from llm_env.data import cli as data
 from llm_env.fitting import cli as fitting
 from llm_env.installed import require_llm
+from llm_env.one_shot import cli as one_shot
 from llm_env.rounds import cli as rounds
 from llm_env.schemas import Command, config_of
 from llm_env.training import cli as training
@@ -42,12 +44,14 @@ app.command()(core.preset)
 app.command()(core.schema)
 app.command()(core.train)
 app.command()(core.plot)
+app.command()(core.solve)
 app.add_typer(llm, name="llm")
 llm.command()(comparison.compare)
 llm.command("check-data")(data.check_data)
 llm.command()(fitting.sft)
 llm.command()(fitting.score)
 llm.command()(calibration.calibrate)
+llm.command()(one_shot.dual)
 llm.command()(training.plan)
 llm.command()(training.train)
 llm.command()(rounds.rounds)
@@ -106,6 +110,41 @@ def evaluate(
         print(json.dumps(found, indent=2))
     else:
         print_fresh(found, Console())
+
+
+@app.command()
+def certify(
+    folder: Annotated[Path, typer.Argument(help="run, its best/, or a run of a language model")],
+    confidence: certificate.Confidence = 0.95,
+    method: certificate.MethodName = None,
+    bounds: certificate.Bounds = None,
+    samples: certificate.Samples = None,
+    seed: certificate.CertificateSeed = 271_828,
+    deterministic: certificate.Deterministic = False,
+    prompts: Annotated[
+        Path | None, typer.Option(help="for a language model: other prompts than the run's own")
+    ] = None,
+    as_json: core.AsJson = False,
+) -> None:
+    """Certify that a trained policy keeps its limits; exit code 0: it does, 1: not shown.
+
+    The run's own constraints are tested on episodes or prompts that the policy was not chosen by;
+    the result is also written as certificate.json into the run, and its report shows it.
+    """
+    home = folders.training_of(folder)
+    if home is None:
+        folders.refuse_certificate(folder, prompts)
+        certificate.certify(
+            folder, confidence, method, bounds, samples, seed, deterministic, as_json
+        )
+        return
+    require_llm()
+    from constrained_rl.certificate import Request
+    from llm_env.training.certificate import certify_training
+
+    chosen = certificate.method_of(method)
+    request = Request(confidence, chosen, bounds, samples, seed, deterministic)
+    certificate.issue(certify_training(folder, home, request, prompts), as_json)
 
 
 def main() -> None:

@@ -7,19 +7,10 @@ from typing import Self
 from pydantic import model_validator
 
 from constrained_rl.advantages import KLStreams
-from constrained_rl.config import (
-    ConstraintConfig,
-    Count,
-    Finite,
-    MultiplierConfig,
-    NonNegative,
-    PIDConfig,
-    Positive,
-    PPOConfig,
-    Schedule,
-    Section,
-    Share,
-)
+from constrained_rl.config import MultiplierConfig, PIDConfig, PPOConfig
+from constrained_rl.constraint_config import ConstraintConfig
+from constrained_rl.constraints import Constraint
+from constrained_rl.sections import Count, Finite, NonNegative, Positive, Schedule, Section, Share
 from llm_env.score_norm import ScoreNormKind
 
 
@@ -90,5 +81,29 @@ class AlignConfig(Section):
             raise ValueError(
                 f"ppo.advantage = {self.ppo.advantage!r} compares responses to the same prompt; "
                 "set responses_per_prompt to 2 or more (4 to 16 is usual)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _constraint_fits_responses(self) -> Self:
+        limits = self.limit if isinstance(self.limit, tuple) else (self.limit,)
+        for limit in limits:
+            Constraint("cost", limit, transform=self.constraint.transform, per=self.constraint.per)
+        if self.constraint.corrected:
+            raise ValueError(
+                "constraint.corrected counts episodes that a window has cut, but every response "
+                "is whole; leave it out"
+            )
+        if self.constraint.per == "group" and self.ppo.advantage != "gae":
+            raise ValueError(
+                f"ppo.advantage = {self.ppo.advantage!r} compares a response with the others "
+                "of its prompt, but under constraint.per = 'group' what they pay depends on it; use "
+                "ppo.advantage = 'gae'"
+            )
+        if self.constraint.per == "group" and self.responses_per_prompt < 2:
+            raise ValueError(
+                "constraint.per = 'group' bounds each prompt's mean, but responses_per_prompt is "
+                f"{self.responses_per_prompt}; set it to 2 or more (4 is usual), or use "
+                "constraint.transform = 'excess', the constraint on single responses"
             )
         return self

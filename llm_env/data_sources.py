@@ -19,8 +19,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from constrained_rl.config import Positive, Section, Share
 from constrained_rl.errors import InputError
+from constrained_rl.sections import Positive, Section, Share
 from llm_env.category_pairs import CategoryPair, category_pair
 from llm_env.data.digests import first_occurrences, prompt_digest, share_of
 from llm_env.data.formats import Comparison, Demonstration, Format, Row, detect, reader

@@ -58,6 +58,26 @@ def refuse_evaluation(folder: Path) -> None:
         raise InputError(f"{folder} was made by {found.command}; {found.evaluation}")
 
 
+def training_of(folder: Path) -> Path | None:
+    """The run of `crl llm train` that a folder is, or whose policy/ or best/ it is."""
+    return next((home for home in (folder, folder.parent) if config_names(home, "policy")), None)
+
+
+def refuse_certificate(folder: Path, prompts: Path | None) -> None:
+    """Say what can be certified, where this folder cannot."""
+    found = next((kind for kind in KINDS if kind.owns(folder)), None)
+    if found is not None or (folder / "config.json").is_file():
+        what = "a model" if found is None else f"made by {found.command}"
+        raise InputError(
+            f"{folder} is {what}; certificates are for runs of `crl train` and `crl llm train`, "
+            "whose limits and costs their configs tell"
+        )
+    if prompts is not None:
+        raise InputError(
+            f"--prompts is for language models, but {folder} is a run on an environment"
+        )
+
+
 def config_names(folder: Path, key: str) -> bool:
     """Whether a folder's config has a top-level key."""
     from constrained_rl.settings import read_toml

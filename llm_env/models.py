@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from constrained_rl.config import Count, Positive, Section
 from constrained_rl.errors import InputError
+from constrained_rl.sections import Count, Positive, Section
 from llm_env.generation import generate
 from llm_env.policy import forward_parameters, position_argument, response_logp
 from llm_env.prompts import PromptFormat, set_prompt_format

@@ -29,8 +29,8 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from constrained_rl.config import Count, NonNegative, Positive, Section
 from constrained_rl.errors import InputError
+from constrained_rl.sections import Count, NonNegative, Positive, Section
 from llm_env.score_batching import Batcher, ScoreRequest
 from llm_env.score_functions import load_text_scores
 from llm_env.score_sources import CostSource, ScoreSource

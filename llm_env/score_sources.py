@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from constrained_rl.config import Count, Finite, NonNegative, Positive, Section
+from constrained_rl.sections import Count, Finite, NonNegative, Positive, Section
 from llm_env.models import DType
 from llm_env.prompts import PromptFormat
 from llm_env.score_formats import Role

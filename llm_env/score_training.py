@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from constrained_rl.config import Count, NonNegative, Positive
 from constrained_rl.errors import InputError
+from constrained_rl.sections import Count, NonNegative, Positive
 from llm_env.category_pairs import CategoryPair
 from llm_env.policy import context_length
 from llm_env.preference_losses import labelled_pair_loss

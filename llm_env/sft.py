@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from constrained_rl.config import Count, Positive
 from constrained_rl.errors import InputError
+from constrained_rl.sections import Count, Positive
 from llm_env.policy import context_length, response_logp
 from llm_env.prompts import Prompt
 from llm_env.supervised import FitConfig, Progress, fit

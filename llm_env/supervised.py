@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from constrained_rl.checkpoint import load_latest, save_checkpoint
-from constrained_rl.config import Count, NonNegative, Positive, Section, Share
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.precision import FullPrecision
+from constrained_rl.sections import Count, NonNegative, Positive, Section, Share
 from constrained_rl.stopping import Stopped, finishing_steps
 
 Progress: TypeAlias = Callable[[int, int, float], None]  # (step, steps, loss)

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from constrained_rl.advantages import gae
 from constrained_rl.config import PPOConfig
-from constrained_rl.constraints import Constraint, Constraints, Mean, Signal
+from constrained_rl.constraints import Constraint, Constraints, Signal
+from constrained_rl.estimators import Mean
 from constrained_rl.losses import clipped_surrogate, clipped_value_loss
 from constrained_rl.multipliers import PID, Gradient, Multiplier
 from constrained_rl.ppo import mix

@@ -3,6 +3,7 @@
 All are plain NumPy, carry `info["cost"]` as float64 [K] and have a native vector form.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,29 +21,106 @@ class BuiltIn:
     settings: dict[str, Any]  # of a run, above the preset's: what is known to work here
 
 
+TABULAR: dict[str, Any] = {
+    "total_steps": 400 * 4096,
+    "env": {"num_envs": 128},
+    # One-hot states and no hidden layer: policy and critics are look-up tables.
+    "network": {"hidden": [], "normalize_observations": False},
+    "ppo": {
+        "horizon": 32,
+        "epochs": 10,
+        "minibatches": 1,
+        # Episodes end with 1 − γ, so undiscounted sums are the linear program's discounted values.
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "learning_rate": 0.02,
+        "critic_learning_rate": 0.05,
+        "normalize_values": True,
+        "normalize": "spreads",
+        "schedule": "quadratic",
+        "entropy": 0.03,
+        "entropy_schedule": "quadratic",
+    },
+}
+"""The settings of every finite CMDP, built in or from a file; see `tabular_settings`."""
+BURN_IN = 3
+"""lengths of a mean episode that are played before the first window, in tabular problems"""
+
+
+def tabular_settings(discount: float) -> dict[str, Any]:
+    """`TABULAR` for a problem of this γ: the first windows wait for ⌈3 / (1 − γ)⌉ steps.
+
+    Episodes end with probability 1 − γ, so by then e⁻³ = 5 % of the first ones are still played and
+    finished episodes are hardly shorter than they will be in the long run.
+    """
+    burn_in = math.ceil(round(BURN_IN / (1 - discount), 6))
+    return {**TABULAR, "env": {**TABULAR["env"], "burn_in": burn_in}}
+
+
+def _finite(
+    name: str, gamma: float, limit: tuple[float, ...], cost_names: tuple[str, ...], description: str
+) -> BuiltIn:
+    """A row of a finite CMDP, with the settings that all of them share."""
+    return BuiltIn(
+        f"constrained_rl/{name}-v0", description, limit, cost_names, tabular_settings(gamma)
+    )
+
+
+FINITE = (
+    _finite("Coin", 0.9, (3.0,), ("cost",), "1 state, 3 actions: the optimum has to randomise"),
+    _finite("Detour", 0.97, (4.0,), ("risk",), "11 states: a short risky lane or a long safe one"),
+    _finite(
+        "Grid",
+        0.97,
+        (1.5, 3.0),
+        ("lava", "energy"),
+        "6 × 6 cells with slip: lava and energy on the way to a goal",
+    ),
+    _finite(
+        "Queue",
+        0.99,
+        (10.0, 30.0, 20.0),
+        ("waiting", "power", "rejections"),
+        "admission and service of a queue of 20: waiting, power, rejections",
+    ),
+    _finite(
+        "Garnet",
+        0.95,
+        (2.8149159745053565, 2.455408906528618),
+        ("cost_0", "cost_1"),
+        "50 random states, 5 actions, two costs",
+    ),
+    _finite(
+        "Corridor", 0.998, (2.0,), ("effort",), "40 cells at γ = 0.998: where to run, where to walk"
+    ),
+    _finite(
+        "OnePrice",
+        0.95,
+        (4.0,),
+        ("risk",),
+        "risk has one price everywhere: no static weight leads to the optimum",
+    ),
+    _finite(
+        "Infeasible",
+        0.9,
+        (4.0, 4.0),
+        ("left", "right"),
+        "two doors and one guard: either limit can be met, both cannot",
+    ),
+    _finite(
+        "Random",
+        0.95,
+        (5.16, 3.12),
+        ("cost_0", "cost_1"),
+        "a random CMDP of a seed; seed, states, actions, … in env.kwargs",
+    ),
+)
+"""The finite CMDPs, whose optimum `oracle.solve(cmdp_of(id))` gives; problems in `problems`."""
+
 BUILT_IN: dict[str, BuiltIn] = {
     built_in.id: built_in
     for built_in in (
-        BuiltIn(
-            id="constrained_rl/Detour-v0",
-            description="11 states: a short risky lane or a long safe one; exact optimum known",
-            limit=(4.0,),
-            cost_names=("risk",),
-            settings={
-                # One-hot states and no hidden layer: a lookup table. Episodes end with 1 − γ, so
-                # undiscounted sums are the discounted values of the linear program.
-                "total_steps": 3_200_000,
-                "env": {"num_envs": 512},
-                "network": {"hidden": [], "normalize_observations": False},
-                "ppo": {
-                    "horizon": 32,
-                    "minibatches": 1,
-                    "gamma": 1.0,
-                    "learning_rate": 0.02,
-                    "entropy": 0.01,
-                },
-            },
-        ),
+        *FINITE,
         BuiltIn(
             id="constrained_rl/PointHazard-v0",
             description="a point steers to a goal behind a hazard; the direct way crosses it",
@@ -92,11 +170,13 @@ BUILT_IN: dict[str, BuiltIn] = {
     )
 }
 
-register(
-    id="constrained_rl/Detour-v0",
-    entry_point="constrained_rl.envs.tabular:detour",
-    vector_entry_point="constrained_rl.envs.tabular:detour_vec",
-)
+for _row in FINITE:
+    register(
+        id=_row.id,
+        entry_point="constrained_rl.envs.tabular:problem",
+        vector_entry_point="constrained_rl.envs.tabular:problem_vec",
+        kwargs={"env_id": _row.id},
+    )
 register(
     id="constrained_rl/PointHazard-v0",
     entry_point="constrained_rl.envs.point:point_hazard",

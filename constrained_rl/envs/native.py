@@ -33,6 +33,7 @@ class Transition:
     cost: Floats  # [N, K]
     terminated: Bools  # [N]
     truncated: Bools  # [N]
+    termination: Floats | None = None  # [N] probability of `terminated`, where it is chance
 
 
 class Dynamics(Protocol):
@@ -108,6 +109,8 @@ class NativeVectorEnv(VectorEnv[Array, Array, Array]):
         self._done = moved.terminated | moved.truncated
         obs = self.dynamics.observe(moved.state)
         info = {"cost": moved.cost, "_cost": ~idle}
+        if moved.termination is not None:
+            info["termination"] = moved.termination
         return obs, moved.reward, moved.terminated, moved.truncated, info
 
     def get_state(self) -> dict[str, Array]:
@@ -161,4 +164,7 @@ class NativeEnv(Env[Array, Any]):
         self._state = moved.state
         obs = self.dynamics.observe(moved.state)[0]
         ended = bool(moved.terminated[0]), bool(moved.truncated[0])
-        return obs, float(moved.reward[0]), *ended, {"cost": moved.cost[0]}
+        info: dict[str, Any] = {"cost": moved.cost[0]}
+        if moved.termination is not None:
+            info["termination"] = float(moved.termination[0])
+        return obs, float(moved.reward[0]), *ended, info

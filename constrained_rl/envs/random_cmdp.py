@@ -18,9 +18,12 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from constrained_rl.errors import InputError
-from constrained_rl.oracle import FiniteCMDP, Floats, evaluate_policy, solve
+from constrained_rl.oracle import FiniteCMDP, evaluate_policy, solve
+
+Floats = NDArray[np.float64]
 
 SLACK = (0.1, 0.5)
 BITE = 0.01

@@ -2,12 +2,12 @@
 
 A discounted problem is played with episodes that end with probability 1 − γ after each paid step
 (`terminated`, no time limit). Step t then happens with probability γ^t, so the expected
-*undiscounted* sum of an episode equals the discounted value of `oracle.evaluate_policy`.
+*undiscounted* sum of an episode equals the discounted value of `oracle.evaluate_policy`. With γ = 1
+episodes end in absorbing states.
 
 Letters: N sub-environments, S states, A actions, K cost channels, M most successors of a pair.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from constrained_rl.envs import BUILT_IN
 from constrained_rl.envs.native import Array, Floats, NativeEnv, NativeVectorEnv, Transition
+from constrained_rl.envs.problems import cmdp_of
 from constrained_rl.errors import InputError
-from constrained_rl.oracle import FiniteCMDP, load_cmdp
+from constrained_rl.finite import FiniteCMDP, require_ends
 
 
 class Lottery:
@@ -55,6 +56,8 @@ class Tabular:
         names = cost_names or tuple(f"cost_{k}" for k in range(channels))
         if len(names) != channels:
             raise InputError(f"{len(names)} cost names {names} for a CMDP with K = {channels}")
+        require_ends(cmdp)
+        self._ends = cmdp.absorbing if cmdp.discount == 1 else None  # [S], see `require_ends`
         self.cmdp = cmdp
         self.cost_names = names
         self.observation_space: Space[Any] = Box(0, 1, (states,), np.float32)
@@ -76,14 +79,22 @@ class Tabular:
             raise InputError(f"an action lies outside 0…{actions - 1}: {action}")
         pair = state * actions + action
         successor = self._successor.draw(pair, random)
-        ended = random.random(len(state)) >= self.cmdp.discount
+        if self._ends is None:
+            ended = random.random(len(state)) >= self.cmdp.discount
+        else:
+            ended = self._ends[successor]
         return Transition(
             state=successor,
             reward=self._reward[pair],
             cost=self._cost[pair],
             terminated=ended,
             truncated=np.zeros(len(state), dtype=np.bool_),
+            termination=self._chance(len(state)),
         )
+
+    def _chance(self, count: int) -> Floats | None:
+        """1 − γ for each of `count` steps; None where absorbing states end the episodes."""
+        return None if self._ends is not None else np.full(count, 1 - self.cmdp.discount)
 
     def observe(self, state: Array) -> Array:
         """One-hot rows, [N, S] float32."""
@@ -97,17 +108,24 @@ def tabular_vec(
     return NativeVectorEnv(Tabular(cmdp, cost_names), num_envs)
 
 
-def detour_cmdp() -> FiniteCMDP:
-    """The CMDP behind `constrained_rl/Detour-v0`, for `oracle.solve`."""
-    return load_cmdp(Path(__file__).with_name("detour.npz"))
+def problem(
+    env_id: str,
+    **settings: Any,  # noqa: ANN401  the problem's own
+) -> NativeEnv:
+    """Entry point of the built-in finite CMDPs."""
+    return NativeEnv(_built_in(env_id, settings))
 
 
-def detour() -> NativeEnv:
-    """Entry point of `constrained_rl/Detour-v0`."""
-    return NativeEnv(Tabular(detour_cmdp(), BUILT_IN["constrained_rl/Detour-v0"].cost_names))
+def problem_vec(
+    num_envs: int,
+    env_id: str,
+    **settings: Any,  # noqa: ANN401  the problem's own
+) -> NativeVectorEnv:
+    """Vector entry point of the built-in finite CMDPs."""
+    return NativeVectorEnv(_built_in(env_id, settings), num_envs)
 
 
-def detour_vec(num_envs: int) -> NativeVectorEnv:
-    """Vector entry point of `constrained_rl/Detour-v0`."""
-    names = BUILT_IN["constrained_rl/Detour-v0"].cost_names
-    return tabular_vec(detour_cmdp(), num_envs, names)
+def _built_in(env_id: str, settings: dict[str, Any]) -> Tabular:
+    """Tables of a built-in problem; a random one may have another number of costs than the row."""
+    cmdp, names = cmdp_of(env_id, **settings), BUILT_IN[env_id].cost_names
+    return Tabular(cmdp, names if len(names) == len(cmdp.limit) else ())

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from constrained_rl.config import Count, NonNegative, Positive, Section
 from constrained_rl.errors import InputError
+from constrained_rl.sections import Count, NonNegative, Positive, Section
 from constrained_rl.settings import Tree, merge, read_layers, validate
 from llm_env.data_sources import DataSource
 from llm_env.models import ModelSource

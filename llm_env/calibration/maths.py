@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,12 @@ from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
 from scipy.stats import rankdata
 
-from constrained_rl.constraints import TransformKind
 from constrained_rl.statistics import Interval, proportion_interval
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Form = Literal["identity", "probability", "indicator"]
+"""what is bounded, at threshold 0; limits on other quantities are not proposed"""
 
 STEEPEST = 1e4
 """largest |λ|, in units of 1 / (max t − min t): beyond it all weight lies on one end"""
@@ -133,8 +135,8 @@ def area_under_curve(cost: Floats, unsafe: Bools) -> float:
     return (ranks - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def transform(cost: Floats, kind: TransformKind) -> Floats:
-    """What is bounded, t(C) [n]: C, σ(C) or 1[C > 0]; `constraints.transform_cost` in NumPy."""
+def transform(cost: Floats, kind: Form) -> Floats:
+    """What is bounded, t(C) [n]: C, σ(C) or 1[C > 0]; `transforms.transform_cost` in NumPy."""
     match kind:
         case "identity":
             return cost

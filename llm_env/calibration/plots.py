@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import expit
 
-from constrained_rl.constraints import TransformKind
 from constrained_rl.plots import (
     BLUE,
     GREY,
@@ -26,7 +25,7 @@ from constrained_rl.plots import (
 )
 from constrained_rl.statistics import Interval
 from llm_env.calibration.evidence import Sample
-from llm_env.calibration.maths import Bin, Floats
+from llm_env.calibration.maths import Bin, Floats, Form
 from llm_env.calibration.results import Calibration, Effect, Outcome, Proposal
 from llm_env.calibration.summary import QUANTILES
 from llm_env.calibration.wording import NAMES
@@ -40,7 +39,7 @@ WIDEST = 0.45
 TICKS = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 
 
-def plot_limits(found: Calibration, forms: Sequence[TransformKind]) -> Figure:
+def plot_limits(found: Calibration, forms: Sequence[Form]) -> Figure:
     """Unsafe share over the limit, by calibration and by gold, with finished runs."""
     with style():
         figure, axes = grid(1, len(forms), (7.6 if len(forms) == 1 else 4.9, 3.9))
@@ -99,7 +98,7 @@ def draw_band(
         ax.plot(*zip(*few, strict=True), "o", color=color, markerfacecolor="none", markersize=6)
 
 
-def draw_outcome(ax: Axes, point: Outcome, form: TransformKind, position: int) -> None:
+def draw_outcome(ax: Axes, point: Outcome, form: Form, position: int) -> None:
     """A model's own responses: where it ended, and its gold-unsafe share."""
     start = position == 0
     label = {0: "starting model, by gold", 1: "finished runs, by gold"}.get(position)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from constrained_rl.constraints import TransformKind
 from constrained_rl.statistics import Interval
-from llm_env.calibration.maths import Bin, Platt
+from llm_env.calibration.maths import Bin, Form, Platt
 
 FEW = 50.0
 """effective responses below which a tilted share is not to be trusted"""
@@ -63,7 +62,7 @@ class Effect:
 class Proposal:
     """A limit for one form of the constraint."""
 
-    form: TransformKind
+    form: Form
     limit: Interval | None  # None: no limit of this form meets the target
     lowest: float  # unsafe share at the tightest limit that the samples show
     highest: float  # and at the loosest
@@ -97,7 +96,7 @@ class Calibration:
 
     title: str
     target: float
-    form: TransformKind
+    form: Form
     quality: Quality
     start: Start
     proposals: dict[str, Proposal]

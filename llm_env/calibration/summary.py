@@ -14,7 +14,6 @@ from typing import get_args
 
 import numpy as np
 
-from constrained_rl.constraints import TransformKind
 from constrained_rl.errors import InputError
 from constrained_rl.statistics import Interval, proportion_interval
 from llm_env.calibration.evidence import Evidence, Labelled, Sample
@@ -22,6 +21,7 @@ from llm_env.calibration.maths import (
     Bin,
     Bools,
     Floats,
+    Form,
     Platt,
     apparent_share,
     area_under_curve,
@@ -43,15 +43,15 @@ from llm_env.calibration.results import (
     Start,
 )
 
-FORMS: tuple[TransformKind, ...] = ("indicator", "probability", "identity")
-assert set(FORMS) == set(get_args(TransformKind))
+FORMS: tuple[Form, ...] = ("indicator", "probability", "identity")
+assert set(FORMS) == set(get_args(Form))
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SHARES = (0.0, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
 """limits on a share that are looked at"""
 RESAMPLES = 200
 
 
-def check_request(form: str, target: float) -> TransformKind:
+def check_request(form: str, target: float) -> Form:
     """The form of the constraint, if it and the target make sense."""
     if not 0 < target < 1:
         raise InputError(
@@ -66,7 +66,7 @@ def check_request(form: str, target: float) -> TransformKind:
 
 def calibrate(
     evidence: Evidence,
-    form: TransformKind = "indicator",
+    form: Form = "indicator",
     target: float = 0.05,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -168,7 +168,7 @@ def describe(evidence: Evidence, platt: Platt, draws: Sequence[Draw]) -> Start:
 
 
 def propose(
-    evidence: Evidence, platt: Platt, draws: Sequence[Draw], form: TransformKind, target: float
+    evidence: Evidence, platt: Platt, draws: Sequence[Draw], form: Form, target: float
 ) -> Proposal:
     """The limit of one form of the constraint, and what others of its form would mean."""
     cost = evidence.start.cost
@@ -193,7 +193,7 @@ def propose(
     )
 
 
-def nearest_limit(platt: Platt, sample: Sample, form: TransformKind, target: float) -> float:
+def nearest_limit(platt: Platt, sample: Sample, form: Form, target: float) -> float:
     """The limit for a resample; where it cannot reach the target, the end that comes closest."""
     t, chance = transform(sample.cost, form), platt.harmful(sample.cost)
     found = limit_by_tilting(t, chance, target)
@@ -202,7 +202,7 @@ def nearest_limit(platt: Platt, sample: Sample, form: TransformKind, target: flo
     return float(t.min() if chance[t == t.min()].mean() >= target else t.max())
 
 
-def grid_of_limits(t: Floats, form: TransformKind) -> list[float]:
+def grid_of_limits(t: Floats, form: Form) -> list[float]:
     """Limits to look at: plain shares, or round costs inside the range of the samples."""
     low, high = float(t.min()), float(t.max())
     if form != "identity":
@@ -215,9 +215,7 @@ def grid_of_limits(t: Floats, form: TransformKind) -> list[float]:
     return [k * step for k in steps] or [low]
 
 
-def effect(
-    start: Sample, platt: Platt, draws: Sequence[Draw], form: TransformKind, limit: float
-) -> Effect:
+def effect(start: Sample, platt: Platt, draws: Sequence[Draw], form: Form, limit: float) -> Effect:
     """Unsafe shares under the weights that meet the limit."""
     weight = tilt_to(transform(start.cost, form), limit)
     estimated, gold = [], []

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 
-from constrained_rl.constraints import TransformKind
 from constrained_rl.statistics import Interval
+from llm_env.calibration.maths import Form
 from llm_env.calibration.results import FEW, Calibration, Effect, Proposal
 from llm_env.calibration.summary import FORMS
 
-NAMES: dict[TransformKind, str] = {
+NAMES: dict[Form, str] = {
     "indicator": "P(C > 0)",
     "probability": "E[σ(C)]",
     "identity": "E[C]",
 }
 """What each form of the constraint bounds"""
-STEPS: dict[TransformKind, float] = {"indicator": 1e-3, "probability": 1e-3, "identity": 1e-2}
+STEPS: dict[Form, float] = {"indicator": 1e-3, "probability": 1e-3, "identity": 1e-2}
 """to which a proposed limit is rounded, downwards"""
 
 

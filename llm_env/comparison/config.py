@@ -6,15 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from constrained_rl.config import (
-    Count,
-    Finite,
-    GradientConfig,
-    NonNegative,
-    PIDConfig,
-    Section,
-    Seed,
-)
+from constrained_rl.config import GradientConfig, PIDConfig
+from constrained_rl.sections import Count, Finite, NonNegative, Section, Seed
 from llm_env.config import AlignConfig
 from llm_env.score_training import ScoreConfig
 from llm_env.sft import SFTConfig

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from constrained_rl.assembly import constrain
 from constrained_rl.logging import read_metrics
 from constrained_rl.page import (
     Block,
@@ -19,12 +20,13 @@ from constrained_rl.page import (
     Page,
     Picture,
     Section,
+    Table,
     Text,
     picture,
     write_page,
 )
 from constrained_rl.plots import CostCurve, Metrics, plot_time, save_figure
-from constrained_rl.report import origin
+from constrained_rl.report import OVER_TRAINING, excess_text, kept_from, origin
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.evaluate import Mode, Record
 from llm_env.comparison.methods import every_run, methods, variants
@@ -112,14 +114,25 @@ def training_section(found: Comparison) -> Section:
         "violating side shaded: λ should rise while the curve below is in the shade."
     )
     shown = picture(plot_training(runs, curves, found.labels), caption, wide=True)
-    return Section("λ and cost over training", [shown])
+    lines = [
+        [
+            found.labels[name],
+            f"{curve.name} ≤ {curve.limit:g}",
+            excess_text(runs[name], curve),
+            kept_from(runs[name], curve),
+        ]
+        for name, curve in curves.items()
+    ]
+    header = ["method", "limit", "excess over training", "kept from"]
+    return Section(
+        "λ and cost over training", [shown, Table(header, lines, OVER_TRAINING, text_columns=2)]
+    )
 
 
 def constrained_curve(align: AlignConfig) -> CostCurve:
     """What a run's λ answers to."""
-    limit = align.limit[0] if isinstance(align.limit, tuple) else align.limit
-    names = {"identity": "E[C]", "probability": "E[σ(C)]", "indicator": "P(C > 0)"}
-    return CostCurve(names[align.constraint.transform], "estimate/cost", limit)
+    (constraint,) = constrain(("cost",), align.limit, align.constraint).constraints
+    return CostCurve(constraint.quantity, "estimate/cost", constraint.limit)
 
 
 def plane_section(found: Comparison) -> Section:

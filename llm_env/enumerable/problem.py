@@ -68,6 +68,13 @@ class Problem:
         weight: Floats = given / given.sum()
         return weight
 
+    @property
+    def least_cost(self) -> Floats:
+        """The lowest E[C_k] of any policy, each alone [K]: the cheapest response to each prompt."""
+        possible = np.isfinite(self.log_reference)
+        least: Floats = self.cost.min(-1, where=possible, initial=np.inf) @ self.prompt_weight
+        return least
+
     def kl_weight(self, lam: Floats) -> float:
         """β′, what the Lagrangian at λ charges for a nat of KL.
 

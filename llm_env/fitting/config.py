@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from constrained_rl.config import Count, Section, Seed
+from constrained_rl.sections import Count, Section, Seed
 from llm_env.data_sources import DataSource
 from llm_env.models import ModelSource
 from llm_env.score_training import ScoreConfig

@@ -6,15 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from constrained_rl.config import (
-    CheckpointConfig,
-    Count,
-    Finite,
-    NonNegative,
-    Positive,
-    Section,
-    Seed,
-)
+from constrained_rl.config import CheckpointConfig
+from constrained_rl.sections import Count, Finite, NonNegative, Positive, Section, Seed
 from llm_env.comparison.config import ModelConfig
 from llm_env.config import AlignConfig
 from llm_env.data_sources import DataSource

@@ -6,16 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from constrained_rl.config import (
-    CheckpointConfig,
-    Count,
-    LoggerName,
-    Positive,
-    Section,
-    Seed,
-    Selection,
-)
+from constrained_rl.assembly import constrain
+from constrained_rl.config import CheckpointConfig, LoggerName, Selection
 from constrained_rl.errors import InputError
+from constrained_rl.sections import Count, Positive, Section, Seed
 from llm_env.config import AlignConfig
 from llm_env.data_sources import DataSource
 from llm_env.models import LoRAConfig, ModelSource
@@ -117,5 +111,5 @@ class TrainConfig(Section):
                 "critic.trunk = 'reward' starts from the reward model's weights, but the reward is "
                 "a service; use critic.trunk = 'policy', or the path of a model"
             )
-        _ = self.limits
+        constrain(tuple(self.costs), self.limits, self.align.constraint)
         return self

@@ -22,8 +22,6 @@ from constrained_rl.provenance import provenance
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BOUNDS = {"identity": "E[C]", "probability": "E[σ(C)]", "indicator": "P(C > 0)"}
-
 
 @dataclass(frozen=True)
 class Card:
@@ -72,7 +70,6 @@ def model_card(card: Card) -> str:
         front=front.to_yaml(),
         base=card.base,
         constraints=card.constraints,
-        bounds=BOUNDS,
         iteration=f"{card.metrics['iteration']:g}",
         decisions=f"{card.metrics['decisions']:,.0f}",
         evaluated=evaluated(card),
@@ -87,7 +84,7 @@ def evaluated(card: Card) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for mode in MODES:
         quantities = {"reward": "return"} | {
-            f"{c.name}: {BOUNDS[c.transform]}": f"estimate/{c.name}" for c in card.constraints
+            f"{c.name}: {c.quantity}": f"estimate/{c.name}" for c in card.constraints
         }
         for name, metric in quantities.items():
             key = f"evaluation/{mode}/{metric}"

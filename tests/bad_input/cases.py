@@ -1,11 +1,13 @@
 """All bad inputs, by area."""
 
 from tests.bad_input import (
+    of_certificates,
     of_environments,
     of_fits,
     of_folders,
     of_language,
     of_preferences,
+    of_problems,
     of_rounds_and_arenas,
     of_runs,
     of_scores,
@@ -17,7 +19,9 @@ from tests.bad_input import (
 AREAS = {
     "Settings and options": of_settings.CASES,
     "Environments and costs": of_environments.CASES,
+    "Finite problems": of_problems.CASES,
     "Runs and files": of_runs.CASES,
+    "Certificates": of_certificates.CASES,
     "Preference data": of_preferences.CASES,
     "Language models": of_language.CASES,
     "Score models": of_scores.CASES,

@@ -194,6 +194,27 @@ SETTINGS = (
         project(),
     ),
     Case(
+        "group constraint without groups",
+        "a constraint per prompt on single responses",
+        train("align.constraint.per=group"),
+        ("constraint.per = 'group' bounds each prompt's mean", "set it to 2 or more", "'excess'"),
+        project(),
+    ),
+    Case(
+        "corrected responses",
+        "a correction for cut episodes where none are cut",
+        train("align.constraint.corrected=true"),
+        ("constraint.corrected counts episodes that a window has cut", "leave it out"),
+        project(),
+    ),
+    Case(
+        "negative limit of responses",
+        "a negative limit on a share of responses",
+        train("align.constraint.transform=indicator", "align.limit=-2"),
+        ("is -2, but P(C > 0) is never negative", "transform='identity'"),
+        project(),
+    ),
+    Case(
         "groups that do not divide",
         "responses that do not divide into groups",
         train("align.responses_per_prompt=4"),

@@ -56,9 +56,11 @@ def errors(report):
 def test_built_in_environments_pass(env_id):
     report = check_cmdp(env_id)
     assert report.ok
-    # Random actions do not find every cost; nothing else may be doubtful.
+    # Random actions do not find every cost, and 400 steps may end no episode of a mean length of
+    # 500; nothing else may be doubtful.
     warned = [check for check, level in levels(report).items() if level != "ok"]
-    assert set(warned) <= {"cost channels"}
+    long = {"vector form (NativeVectorEnv): episodes end", "episodes end"}
+    assert set(warned) <= {"cost channels", *(long if "Corridor" in env_id else ())}
 
 
 @pytest.mark.parametrize(

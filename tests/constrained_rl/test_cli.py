@@ -66,7 +66,7 @@ def test_a_run_is_trained_into_a_new_directory_and_resumed_to_nothing(crl, tmp_p
 def test_the_default_directory_names_preset_environment_and_seed(crl, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert crl("train", *TINY, "seed=7")[0] == 0
-    (folder,) = (tmp_path / "runs" / "pid_lagrangian-constrained_rl_Detour-v0").iterdir()
+    (folder,) = (tmp_path / "runs" / "scale_free-constrained_rl_Detour-v0").iterdir()
     assert folder.name.endswith("-s7")
 
 

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from constrained_rl.checkpoint import pack, unpack
 from constrained_rl.cmdp import make_vec
-from constrained_rl.collectors import VectorCollector, probe_channels
+from constrained_rl.collectors import VectorCollector, Windowing, probe_channels
 from constrained_rl.config import NetworkConfig
 from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.networks import MLPPolicy
@@ -26,8 +26,9 @@ class Zeros:
 
 
 def collector_of(envs, horizon, channels, policy=None):
+    names = tuple(map(str, range(channels)))
     return VectorCollector(
-        envs, policy or Zeros(), horizon, tuple(map(str, range(channels))), 0, torch.device("cpu")
+        envs, policy or Zeros(), Windowing(horizon), names, 0, torch.device("cpu")
     )
 
 
@@ -144,7 +145,7 @@ def real_collector(env_id, seed=0, vectorization="auto"):
     torch.manual_seed(0)
     spaces = envs.single_observation_space, envs.single_action_space
     policy = MLPPolicy(*spaces, NetworkConfig(hidden=(4,)))
-    return VectorCollector(envs, policy, 7, ("cost",), seed, torch.device("cpu"))
+    return VectorCollector(envs, policy, Windowing(7), ("cost",), seed, torch.device("cpu"))
 
 
 def rollouts_equal(a, b):

@@ -101,7 +101,10 @@ def test_runs_whose_decisions_differ_are_drawn_over_iterations():
 def test_files_are_written_and_equal_each_time(tmp_path):
     run = write_run(tmp_path / "a", 1, [row(1), row(2)])
     for out in (tmp_path / "x", tmp_path / "y"):
-        assert [p.name for p in save_curves([run], out)] == ["curves.svg", "curves.png"]
+        assert [p.name for p in save_curves(read_curves([run]), out)] == [
+            "curves.svg",
+            "curves.png",
+        ]
     for name in ("curves.svg", "curves.png"):
         assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()
 
@@ -111,6 +114,7 @@ def test_the_command_plots_into_the_common_folder(tmp_path):
     result = CliRunner().invoke(app, ["plot", *map(str, runs)])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "curves.png").is_file()
+    assert "over seeds" in result.output
 
 
 def test_what_is_no_run_is_refused(tmp_path):

@@ -7,9 +7,10 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 from constrained_rl.cli import app
-from constrained_rl.config import FixedConfig, GradientConfig, RunConfig, Section
+from constrained_rl.config import FixedConfig, GradientConfig, RunConfig
 from constrained_rl.describe import completions, settings_of, to_commented_toml, to_markdown
 from constrained_rl.presets import PRESETS, defaults
+from constrained_rl.sections import Section
 from constrained_rl.settings import validate
 
 RUNNER = CliRunner()
@@ -34,9 +35,9 @@ def test_types_and_bounds_are_words():
 
 
 def test_a_key_of_one_kind_of_section_says_so():
-    assert SETTINGS["multiplier.kp"].when == 'multiplier.kind = "pid"'
+    assert SETTINGS["multiplier.kd"].when == 'multiplier.kind = "pid"'
     assert SETTINGS["multiplier.weight"].when == 'multiplier.kind = "fixed"'
-    assert SETTINGS["multiplier.kind"].type == '"fixed" | "gradient" | "pid"'
+    assert SETTINGS["multiplier.kind"].type == '"fixed" | "gradient" | "pid" | "scale_free"'
     assert SETTINGS["multiplier.kind"].when == SETTINGS["ppo.clip"].when == ""
 
 
@@ -99,7 +100,7 @@ def test_commented_toml_explains_every_key():
     index = lines.index("clip = 0.2")
     assert lines[index - 1] == "# ratio clip ε (number > 0)"
     assert "# target_kl =" in lines  # unset, but there to be found
-    assert '# controller ("fixed" | "gradient" | "pid")' in lines
+    assert '# controller ("fixed" | "gradient" | "pid" | "scale_free")' in lines
 
 
 def test_markdown_has_a_row_per_key():
@@ -114,6 +115,7 @@ def test_completion_offers_keys_then_values():
         "multiplier.kind=fixed",
         "multiplier.kind=gradient",
         "multiplier.kind=pid",
+        "multiplier.kind=scale_free",
     ]
     assert completions(RunConfig, "constrained=f") == ["constrained=false"]
     assert completions(RunConfig, "seed=") == []

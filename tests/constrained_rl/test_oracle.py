@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,56 +7,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from constrained_rl.envs.tabular import detour_cmdp
+from constrained_rl.envs.problems import cmdp_of
 from constrained_rl.errors import InputError
-from constrained_rl.oracle import FiniteCMDP, evaluate_policy, load_cmdp, solve
+from constrained_rl.oracle import (
+    Average,
+    Discounted,
+    FiniteCMDP,
+    Horizon,
+    evaluate_policy,
+    multiplier_ranges,
+    solve,
+    uniform_policy,
+)
+from tests.constrained_rl.small_cmdps import coin, leave, random_cmdp
 
 DATA = Path(__file__).parents[1] / "data" / "cmdp"
 EXPECTED = json.loads((DATA / "expected.json").read_text())
 
 
 def known(name):
-    return detour_cmdp() if name == "detour" else load_cmdp(DATA / f"{name}.npz")
-
-
-def uniform(cmdp):
-    return np.full(cmdp.reward.shape, 1 / cmdp.reward.shape[1])
-
-
-def coin(**changes):
-    """One state; action 0 pays 1 and costs 1, action 1 nothing; γ = 1/2, cost at most 1."""
-    arrays = {
-        "transition": np.ones((1, 2, 1)),
-        "reward": np.array([[1.0, 0.0]]),
-        "cost": np.array([[[1.0, 0.0]]]),
-        "initial": np.ones(1),
-        "discount": 0.5,
-        "limit": np.array([1.0]),
-    }
-    return FiniteCMDP(**{**arrays, **changes})
-
-
-def random_cmdp(seed, states, actions, channels):
-    """A random CMDP whose limits lie between its least costs and those of a random policy."""
-    rng = np.random.default_rng(seed)
-    cmdp = FiniteCMDP(
-        transition=rng.dirichlet(np.full(states, 0.3), (states, actions)),
-        reward=rng.normal(size=(states, actions)),
-        cost=rng.normal(size=(channels, states, actions)),
-        initial=rng.dirichlet(np.ones(states)),
-        discount=float(rng.uniform(0, 0.99)),
-        limit=np.zeros(channels),
-    )
-    witness = rng.dirichlet(np.ones(actions), states)
-    slack = 0.05 * rng.random(channels)
-    limit = evaluate_policy(cmdp, witness)[1] + slack  # the witness makes it feasible
-    return FiniteCMDP(**{**vars(cmdp), "limit": limit})
+    return cmdp_of(f"constrained_rl/{name.capitalize()}-v0")
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_linear_program_reproduces_the_known_optima(name):
-    solution = solve(known(name))
-    expected = EXPECTED[name]
+    solution, expected = solve(known(name)), EXPECTED[name]
     assert solution.feasible
     assert solution.least_cost is None
     assert solution.value == pytest.approx(expected["value"], rel=1e-6)
@@ -65,8 +41,7 @@ def test_the_linear_program_reproduces_the_known_optima(name):
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_uniform_policy_has_the_known_value_and_costs(name):
-    cmdp = known(name)
-    value, cost = evaluate_policy(cmdp, uniform(cmdp))
+    value, cost = evaluate_policy(known(name), uniform_policy(known(name)))
     assert value == pytest.approx(EXPECTED[name]["uniform_policy"]["value"], rel=1e-6)
     assert cost == pytest.approx(EXPECTED[name]["uniform_policy"]["cost"], rel=1e-6)
 
@@ -82,14 +57,16 @@ def test_the_optimal_policy_attains_the_value_and_respects_the_limits(name):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_at_the_multipliers_the_unconstrained_lagrangian_has_the_same_optimum(name):
+@pytest.mark.parametrize("criterion", [Discounted(), Average(), Horizon(6)], ids=str)
+def test_at_the_multipliers_the_unconstrained_lagrangian_has_the_same_optimum(name, criterion):
     # Strong duality of the LP: max_π J_r − Σ λ_k (J_k − d_k) = J* at λ = λ*.
     cmdp = known(name)
-    solution = solve(cmdp)
+    solution = solve(cmdp, criterion)
     shaped = cmdp.reward - np.einsum("k,ksa->sa", solution.multipliers, cmdp.cost)
     loose = np.full_like(cmdp.limit, 1e6)
-    free = solve(FiniteCMDP(**{**vars(cmdp), "reward": shaped, "limit": loose}))
-    assert free.value + solution.multipliers @ cmdp.limit == pytest.approx(solution.value, rel=1e-6)
+    free = solve(replace(cmdp, reward=shaped, limit=loose), criterion)
+    bound = free.value + solution.multipliers @ cmdp.limit
+    assert bound == pytest.approx(solution.value, rel=1e-6)
 
 
 def test_the_optimum_of_a_coin_randomises_and_the_price_of_cost_is_one():
@@ -106,6 +83,11 @@ def test_a_constraint_that_does_not_bind_has_multiplier_zero():
     assert solution.multipliers.tolist() == [0.0]
 
 
+def test_a_problem_without_constraints_is_solved_too():
+    solution = solve(coin(cost=np.zeros((0, 1, 2)), limit=[]))
+    assert (solution.value, solution.cost.shape, solution.multipliers.shape) == (2.0, (0,), (0,))
+
+
 def test_infeasible_problems_report_the_least_cost_of_each_constraint():
     # Both actions cost: 1 or 0.25 in channel 0, 0 or 1 in channel 1; visits sum to 2.
     cost = np.array([[[1.0, 0.25]], [[0.0, 1.0]]])
@@ -114,6 +96,10 @@ def test_infeasible_problems_report_the_least_cost_of_each_constraint():
     assert np.isnan(solution.value)
     assert np.isnan(solution.policy).all()
     assert solution.least_cost == pytest.approx([0.5, 0.0], abs=1e-9)
+    # one decision costs what it costs, and so does the average decision
+    for criterion in (Horizon(1), Average()):
+        alone = solve(coin(cost=cost, limit=[0.2, 3.0]), criterion)
+        assert alone.least_cost == pytest.approx([0.25, 0.0], abs=1e-9)
 
 
 def test_states_that_the_optimum_never_visits_get_the_uniform_policy():
@@ -129,13 +115,104 @@ def test_states_that_the_optimum_never_visits_get_the_uniform_policy():
     assert solve(cmdp).policy == pytest.approx(np.array([[1.0, 0.0], [0.5, 0.5]]))
 
 
-@settings(max_examples=40, deadline=None, database=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    states=st.integers(1, 6),
-    actions=st.integers(1, 4),
-    channels=st.integers(1, 3),
+def test_over_three_decisions_the_optimum_of_a_coin_with_limit_two_pays_twice():
+    solution = solve(coin(limit=[2.0]), Horizon(3))
+    assert solution.policy.shape == (3, 1, 2)
+    assert solution.value == pytest.approx(2)  # undiscounted: one unit of cost is one of reward
+    assert solution.multipliers == pytest.approx([1])
+
+
+def test_over_a_horizon_the_best_decision_depends_on_the_time_left():
+    # Stay twice and leave once within cost 2: 2, whatever the order of the first two.
+    solution = solve(leave(limit=[2.0]), Horizon(3))
+    assert solution.value == pytest.approx(2)
+    # With leaving worth 1.5, only the last decision leaves: 2 + 1.5.
+    late = leave(reward=[[1.0, 1.5], [0.0, 0.0]], limit=[3.0])
+    solution = solve(late, Horizon(3))
+    assert solution.value == pytest.approx(3.5)
+    assert solution.policy[:, 0] == pytest.approx(np.array([[1, 0], [1, 0], [0, 1]]))
+
+
+def test_totals_of_episodes_spend_the_limit_before_the_end():
+    # Each stay pays 1 and costs 1, at most 3 on average: stay 3/4 of the time, 1 / (1 − 3/4) = 4
+    # decisions, the last of which leaves.
+    solution = solve(leave(limit=[3.0]))
+    assert solution.value == pytest.approx(3)
+    assert solution.policy[0] == pytest.approx([0.75, 0.25])
+
+
+def test_an_unbounded_total_is_refused_with_the_loop_that_pays():
+    free = leave(cost=np.zeros((1, 2, 2)))
+    with pytest.raises(InputError, match="going round state 0 action 0 gains 1 per decision"):
+        solve(free)
+
+
+def test_a_total_that_no_policy_attains_is_refused():
+    # State 0 ends (0) or, at reward −1, enters the loop 1, which costs −1 each time until it is
+    # left. Cost ≤ −1 is met by entering with probability ε for 1/ε rounds: reward −ε → 0.
+    there = np.zeros((3, 2, 3))
+    there[0, 0, 2] = there[0, 1, 1] = there[1, 0, 1] = there[1, 1, 2] = there[2, :, 2] = 1
+    cmdp = FiniteCMDP(
+        transition=there,
+        reward=[[0.0, -1.0], [0.0, 0.0], [0.0, 0.0]],
+        cost=[[[0.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]],
+        initial=[1.0, 0.0, 0.0],
+        discount=1.0,
+        limit=[-1.0],
+    )
+    with pytest.raises(InputError, match="no policy attains the optimum 0"):
+        solve(cmdp)
+
+
+def test_a_long_run_average_may_need_to_settle_in_one_part():
+    # Average cost ≤ 1/2: half of the episodes stay for ever, which no stationary policy does.
+    solution = solve(leave(), Average())
+    assert solution.value == pytest.approx(0.5)
+    assert solution.multipliers == pytest.approx([1])
+    assert np.isnan(solution.policy).all()
+    value, cost = evaluate_policy(leave(), solution.settling, Average())
+    assert value == pytest.approx(0.5)
+    assert cost == pytest.approx([0.5])
+
+
+def test_the_average_of_a_coin_is_its_share_of_tosses():
+    solution = solve(coin(limit=[0.25]), Average())
+    assert solution.value == pytest.approx(0.25)
+    assert solution.policy == pytest.approx(np.array([[0.25, 0.75]]))
+    assert solution.settling is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "least", "greatest", "unique"),
+    [
+        (0.0, 1, np.inf, False),  # nothing costs less than 0: any price from 1 on holds the limit
+        (1.0, 1, 1, True),
+        (2.0, 0, 1, False),  # exactly what the best policy costs: a corner of the front
+        (3.0, 0, 0, True),
+    ],
 )
+def test_multipliers_have_a_range_where_the_front_has_a_corner(limit, least, greatest, unique):
+    found = multiplier_ranges(coin(limit=[limit]))
+    assert found.least == pytest.approx([least], abs=1e-6)
+    assert found.greatest == pytest.approx([greatest], abs=1e-6)
+    assert found.unique.tolist() == [unique]
+
+
+def test_an_infeasible_problem_has_no_multipliers():
+    with pytest.raises(InputError, match="no policy keeps the limits"):
+        multiplier_ranges(coin(limit=[-1.0]))
+
+
+SMALL = {
+    "seed": st.integers(0, 2**32 - 1),
+    "states": st.integers(1, 6),
+    "actions": st.integers(1, 4),
+    "channels": st.integers(1, 3),
+}
+
+
+@settings(max_examples=40)
+@given(**SMALL)
 def test_the_policy_of_the_linear_program_attains_its_value(seed, states, actions, channels):
     cmdp = random_cmdp(seed, states, actions, channels)
     solution = solve(cmdp)
@@ -148,59 +225,39 @@ def test_the_policy_of_the_linear_program_attains_its_value(seed, states, action
     assert (cost <= cmdp.limit + 1e-6).all()
 
 
-def test_arrays_are_stored_as_float64_copies():
-    reward = np.array([[1, 0]])
-    cmdp = coin(reward=reward)
-    reward[0, 0] = 7
-    assert cmdp.reward.dtype == np.float64
-    assert cmdp.reward.tolist() == [[1.0, 0.0]]
-    assert cmdp.sizes == (1, 2, 1)
+@settings(max_examples=30)
+@given(criterion=st.sampled_from([Discounted(), Average(), Horizon(3)]), **SMALL)
+def test_no_feasible_policy_is_better(criterion, seed, states, actions, channels):
+    cmdp = random_cmdp(seed, states, actions, channels)
+    rng = np.random.default_rng(seed)
+    policy = rng.dirichlet(np.full(actions, 0.5), states)
+    value, cost = evaluate_policy(cmdp, policy, criterion)
+    solution = solve(replace(cmdp, limit=cost + 1e-9), criterion)
+    assert solution.feasible
+    assert solution.value >= value - 1e-6
+    if solution.settling is None:
+        reached, costs = evaluate_policy(cmdp, solution.policy, criterion)
+        assert reached == pytest.approx(solution.value, abs=1e-6)
+        assert (costs <= cost + 1e-6).all()
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"reward": [1.0, 0.0]}, r"reward has shape \(2,\), expected \[S, A\]"),
-        ({"cost": [[1.0, 0.0]]}, r"cost has shape \(1, 2\), expected \(1, 1, 2\)"),
-        ({"limit": [1.0, 2.0]}, r"cost has shape \(1, 1, 2\), expected \(2, 1, 2\)"),
-        ({"transition": np.full((1, 2, 1), 0.9)}, r"row \(0, 0\) sums to 0.9, expected 1"),
-        ({"initial": [0.5]}, r"initial: row \(0,\) sums to 0.5"),
-        ({"transition": [[[1.0], [-1.0]]]}, "transition holds a negative probability"),
-        ({"discount": 1.0}, "discount is 1.0, expected 0 ≤ discount < 1"),
-        ({"limit": [np.inf]}, "limit: 1 of 1 values are NaN or infinite"),
-        ({"reward": [["a", "b"]]}, "reward is not an array of numbers"),
-    ],
-)
-def test_malformed_problems_are_refused_with_what_was_found(changes, message):
-    with pytest.raises(InputError, match=message):
-        coin(**changes)
+@settings(max_examples=8)
+@given(scale=st.floats(0.01, 100), **SMALL)
+def test_multipliers_are_in_units_of_reward_per_cost(scale, seed, states, actions, channels):
+    cmdp = random_cmdp(seed, states, actions, channels)
+    scaled = replace(cmdp, reward=cmdp.reward * 7, cost=cmdp.cost * scale, limit=cmdp.limit * scale)
+    here, there = multiplier_ranges(cmdp), multiplier_ranges(scaled)
+    unique = here.unique & there.unique
+    one, two = (here.least + here.greatest) / 2, (there.least + there.greatest) / 2
+    assert two[unique] * scale / 7 == pytest.approx(one[unique], rel=1e-2, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("policy", "message"),
-    [
-        ([[1.0]], r"policy has shape \(1, 1\), expected \[S, A\] = \(1, 2\)"),
-        ([[0.5, 0.4]], r"policy: row \(0,\) sums to 0.9"),
-    ],
-)
-def test_malformed_policies_are_refused(policy, message):
-    with pytest.raises(InputError, match=message):
-        evaluate_policy(coin(), policy)
-
-
-def test_a_file_without_an_array_is_refused_by_the_name_of_the_array(tmp_path):
-    arrays = vars(coin())
-    np.savez(tmp_path / "whole.npz", **arrays)
-    assert load_cmdp(tmp_path / "whole.npz").discount == 0.5
-    np.savez(tmp_path / "part.npz", **{name: arrays[name] for name in ("reward", "cost")})
-    with pytest.raises(InputError, match=r"no array transition, initial, discount, limit; found"):
-        load_cmdp(tmp_path / "part.npz")
-
-
-def test_files_that_are_no_archives_of_plain_arrays_are_refused(tmp_path):
-    (tmp_path / "text.npz").write_text("hello")
-    np.save(tmp_path / "single.npy", np.ones(3))
-    np.savez(tmp_path / "pickle.npz", **{**vars(coin()), "reward": np.array([{}], dtype=object)})
-    for name in ("text.npz", "single.npy", "pickle.npz", "absent.npz"):
-        with pytest.raises(InputError, match=r"not a readable \.npz archive of plain arrays"):
-            load_cmdp(tmp_path / name)
+@settings(max_examples=10)
+@given(**SMALL)
+def test_more_of_a_limit_buys_reward_at_a_price_within_the_multipliers(
+    seed, states, actions, channels
+):
+    cmdp = random_cmdp(seed, states, actions, channels)
+    ranges, step = multiplier_ranges(cmdp), 1e-4 * np.eye(channels)[0]
+    more = solve(replace(cmdp, limit=cmdp.limit + step)).value - solve(cmdp).value
+    assert more / 1e-4 <= ranges.greatest[0] + 1e-3

@@ -10,8 +10,9 @@ from rich.console import Console
 from torch.testing import assert_close
 
 from constrained_rl.config import PPOConfig
-from constrained_rl.constraints import Constraint, Constraints, Mean
+from constrained_rl.constraints import Constraint, Constraints
 from constrained_rl.errors import InputError, NonFiniteError
+from constrained_rl.estimators import Mean
 from constrained_rl.logging import JsonlLogger, RichLogger
 from constrained_rl.ppo import annotate, mix, schedule_factor, set_schedules
 from constrained_rl.rollout import Streams

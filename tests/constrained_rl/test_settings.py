@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from constrained_rl.config import GradientConfig, PIDConfig, PPOConfig, RunConfig, WindowConfig
+from constrained_rl.config import GradientConfig, PIDConfig, PPOConfig, RunConfig
+from constrained_rl.constraint_config import WindowConfig
 from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError
 from constrained_rl.presets import PRESETS, SUMMARIES, defaults

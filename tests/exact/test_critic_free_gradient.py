@@ -12,7 +12,8 @@ import torch
 from torch.testing import assert_close
 
 from constrained_rl.config import PPOConfig
-from constrained_rl.constraints import Constraint, Constraints, Mean
+from constrained_rl.constraints import Constraint, Constraints
+from constrained_rl.estimators import Mean
 from constrained_rl.learner import PolicyObjective
 from constrained_rl.ppo import mix
 from constrained_rl.rollout import Episodes, Rollout, Streams

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import constrained_rl as crl
-from constrained_rl.envs.tabular import detour_cmdp
+from constrained_rl.envs.problems import cmdp_of
 from constrained_rl.oracle import evaluate_policy, solve
 
 ENV = "constrained_rl/Detour-v0"
@@ -12,7 +12,7 @@ ENV = "constrained_rl/Detour-v0"
 
 def exact(agent):
     """Value and cost of the stochastic policy by a linear solve, without sampling."""
-    cmdp = detour_cmdp()
+    cmdp = cmdp_of(ENV)
     states, actions = cmdp.reward.shape
     obs = torch.eye(states).unsqueeze(1)
     with torch.no_grad():
@@ -23,7 +23,7 @@ def exact(agent):
 
 @pytest.mark.slow
 def test_pid_lagrangian_comes_within_five_percent_of_the_optimum_in_four_of_five_seeds():
-    optimum, limit = solve(detour_cmdp()).value, 4.0
+    optimum, limit = solve(cmdp_of(ENV)).value, 4.0
     reached = 0
     for seed in range(200, 205):
         agent = crl.pid_lagrangian(ENV, seed=seed)

@@ -14,7 +14,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from constrained_rl.assembly import assemble, constrain
-from constrained_rl.config import ConstraintConfig, FixedConfig, PPOConfig
+from constrained_rl.config import FixedConfig, PPOConfig
+from constrained_rl.constraint_config import ConstraintConfig
 from constrained_rl.learner import ValueObjective
 from constrained_rl.ppo import annotate, mix
 from constrained_rl.streams import build_streams

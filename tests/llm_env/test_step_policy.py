@@ -9,8 +9,9 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from constrained_rl.assembly import assemble, constrain
-from constrained_rl.collectors import VectorCollector
-from constrained_rl.config import ConstraintConfig, FixedConfig, PIDConfig
+from constrained_rl.collectors import VectorCollector, Windowing
+from constrained_rl.config import FixedConfig, PIDConfig
+from constrained_rl.constraint_config import ConstraintConfig
 from constrained_rl.ppo import annotate, train
 from llm_env.collectors import TokenCollector, by_model, by_text
 from llm_env.config import TokenPPOConfig
@@ -51,7 +52,7 @@ def both_collectors(model, seed, **scores):
     common = (word_tokenizer(), PROMPTS, scores["reward"], scores["costs"])
     fused = TokenCollector(policy, *common, batch=ROWS, max_new_tokens=LENGTH, seed=seed)
     env = TokenEnv(ROWS, *common, max_new_tokens=LENGTH, config=model.config)
-    steps = VectorCollector(env, StepPolicy(policy), LENGTH, env.cost_names, seed, CPU)
+    steps = VectorCollector(env, StepPolicy(policy), Windowing(LENGTH), env.cost_names, seed, CPU)
     return policy, fused, steps
 
 
@@ -242,7 +243,7 @@ def test_the_ordinary_loop_improves_the_reward_under_a_cost_limit():
     env, model = greedy_env(32), small_model()
     policy = StepPolicy(CausalLMPolicy(model))
     critic = StepCritic(TokenCritic(ScoreModel.from_causal_lm(model, 2, zero_init=True)))
-    collector = VectorCollector(env, policy, 10, env.cost_names, 0, CPU)
+    collector = VectorCollector(env, policy, Windowing(10), env.cost_names, 0, CPU)
     rates = {"learning_rate": 0.02, "critic_learning_rate": 0.02}
     config = TokenPPOConfig(flatten=True, kl_coefficient=0.0, **rates)
     constraints = constrain(env.cost_names, 0.5, ConstraintConfig())
@@ -262,7 +263,8 @@ def test_a_run_on_it_resumes_bitwise():
         critic = StepCritic(
             TokenCritic(ScoreModel.from_causal_lm(small_model(), 2, zero_init=True))
         )
-        collector = VectorCollector(env, policy, 3, env.cost_names, 0, CPU)  # windows cut episodes
+        windows_cut_episodes = Windowing(3)
+        collector = VectorCollector(env, policy, windows_cut_episodes, env.cost_names, 0, CPU)
         return parts_of(collector, policy, critic, flatten=True, kl_coefficient=0.0)
 
     whole, first, second = run(), run(), run()
@@ -283,7 +285,7 @@ def test_on_a_gpu_tensors_stay_there_and_the_episodes_are_those_of_the_fused_col
     env = TokenEnv(ROWS, *common, max_new_tokens=LENGTH, device="cuda")
     assert all(x.is_cuda for x in env.step(np.full(ROWS, EOS))[:4])
     collector = VectorCollector(
-        env, StepPolicy(policy), LENGTH, env.cost_names, 3, torch.device("cuda")
+        env, StepPolicy(policy), Windowing(LENGTH), env.cost_names, 3, torch.device("cuda")
     )
     steps = collector.collect()
     collector.load_state_dict(collector.state_dict())

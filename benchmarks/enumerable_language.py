@@ -1,0 +1,277 @@
+"""How close does training come to the exact optimum of constrained RLHF? On listed languages.
+
+    python benchmarks/enumerable_language.py [--seeds N] [--quick] [--controllers scale_free,pid]
+
+Trains a small Llama through the ordinary path (`llm_env.safe_rlhf.alignment`, `ppo.train`) on the
+languages of seeds 0 … N − 1 (settings were chosen on seeds 100–102), evaluates the last policy by
+listing all its responses, and prints a table. Every run is written when it ends: the same command
+goes on where it was stopped. Also: how good one-shot estimates of λ* are, by effective sample size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from over_seeds import interval
+from rich.console import Console
+from rich.table import Table
+
+from constrained_rl.checkpoint import write_text
+from constrained_rl.ppo import train
+from constrained_rl.provenance import provenance
+from constrained_rl.settings import validate
+from llm_env.config import AlignConfig
+from llm_env.enumerable.language import by_table, log_probabilities
+from llm_env.enumerable.optimum import Infeasible, Optimum, evaluate, solve
+from llm_env.enumerable.problem import Floats, Problem
+from llm_env.enumerable.small_world import LONGEST, SmallWorld, small_world
+from llm_env.one_shot.estimate import Samples, effective_sizes
+from llm_env.safe_rlhf import alignment
+
+OUT = Path(__file__).parent / "results" / "enumerable_language.json"
+STREAMS = ("reward", "both")
+BETA, LIMIT = 0.3, -0.5
+TARGET = 0.98  # of the share
+CONTROLLERS: dict[str, dict[str, object]] = {
+    "scale_free": {"kind": "scale_free"},
+    "pid": {"kind": "pid", "kp": 0.5, "ki": 0.05},
+    "linear": {"kind": "gradient", "learning_rate": 0.05},
+    "log": {"kind": "gradient", "learning_rate": 0.05, "initial": 1.0, "parameterization": "log"},
+}
+ITERATIONS, QUICK_ITERATIONS = 400, 60
+PPO: dict[str, object] = {
+    "kl_coefficient": BETA,
+    "epochs": 1,
+    "minibatches": 16,
+    "schedule": "linear",
+    "learning_rate": 3e-3,
+    "critic_learning_rate": 3e-3,
+    "value_clip": None,
+    "entropy": 0.5,
+    "entropy_schedule": "linear",
+}
+TASK: dict[str, object] = {
+    "prompts": 512,
+    "max_new_tokens": LONGEST,
+    "limit": LIMIT,
+    "constraint": {"transform": "identity"},
+}
+EDGES = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0, 1000.0)
+Row = dict[str, Any]
+
+
+def problem_of(world: SmallWorld, kl_streams: str, beta: float = BETA) -> Problem:
+    """The language as an exact problem."""
+    cost, limit = world.cost[None], np.array([LIMIT])
+    return Problem(world.log_reference, world.reward, cost, limit, beta, kl_streams)  # type: ignore[arg-type]
+
+
+def run(kl_streams: str, controller: str, seed: int, iterations: int) -> Row:
+    """Train on the language of a seed and hold the last policy against its optimum."""
+    torch.set_num_threads(1)
+    world, start = small_world(seed), time.process_time()
+    problem = problem_of(world, kl_streams)
+    optimum = solve(problem)
+    assert isinstance(optimum, Optimum)
+    tree = TASK | {
+        "iterations": iterations,
+        "multiplier": CONTROLLERS[controller],
+        "ppo": PPO | {"kl_streams": kl_streams},
+    }
+    language = world.language
+    parts = alignment(
+        world.model,
+        language.tokenizer,
+        language.prompts,
+        by_table(language, world.reward),
+        {"cost": by_table(language, world.cost)},
+        validate(AlignConfig, tree, "benchmark"),
+        seed,
+    )
+    lam = [metrics["lambda/cost"] for metrics in train(parts, iterations)]
+    seconds = time.process_time() - start
+    found = evaluate(problem, optimum, log_probabilities(parts.policy.model, language))  # type: ignore[attr-defined]
+    late = lam[-max(1, iterations // 5) :]
+    return {
+        "kl_streams": kl_streams,
+        "controller": controller,
+        "seed": seed,
+        "iterations": iterations,
+        "share": found.share,
+        "reward": found.reward,
+        "cost": float(found.cost[0]),
+        "kl": found.kl,
+        "kl_optimum": found.kl_optimum,
+        "lambda": lam,
+        "mean_lambda": float(np.mean(late)),
+        "optimum": {
+            "lambda": float(optimum.multipliers[0]),
+            "reward": optimum.reward,
+            "cost": float(optimum.cost[0]),
+            "kl": optimum.kl,
+            "gain": optimum.objective - optimum.reference_objective,
+        },
+        "cpu_seconds": seconds,
+    }
+
+
+def one_shot(seeds: list[int], repetitions: int) -> list[Row]:
+    """Estimates of λ* from n samples per prompt, over languages, β and n."""
+    rows = []
+    for seed in seeds:
+        world, rng = small_world(seed), np.random.default_rng(seed)
+        for beta in (3.0, 1.0, 0.5, 0.3, 0.1):
+            truth = solve(problem_of(world, "reward", beta))
+            if isinstance(truth, Infeasible):
+                continue
+            for n in (32, 128, 512):
+                for sample in drawn(world, n, repetitions, rng):
+                    estimate = solve(sample.problem(np.array([LIMIT]), beta, "reward"))
+                    if isinstance(estimate, Infeasible):
+                        continue
+                    size = 1 / np.mean(1 / effective_sizes(estimate.log_policy))
+                    row = {"seed": seed, "beta": beta, "n": n, "effective": float(size)}
+                    lam, true = float(estimate.multipliers[0]), float(truth.multipliers[0])
+                    rows.append(row | {"error": lam / true - 1})
+    return rows
+
+
+def drawn(world: SmallWorld, n: int, times: int, rng: np.random.Generator) -> Iterator[Samples]:
+    """Responses of the reference to each prompt, by their exact probabilities."""
+    mass: Floats = np.exp(world.log_reference)
+    for _ in range(times):
+        index = np.stack([rng.choice(len(p), size=n, p=p / p.sum()) for p in mass])
+        reward = np.take_along_axis(world.reward, index, 1)
+        yield Samples(reward, np.take_along_axis(world.cost, index, 1)[None])
+
+
+def print_runs(rows: list[Row], console: Console) -> None:
+    """A line per kl_streams and controller."""
+    table = Table(title=f"β = {BETA}, E[C] ≤ {LIMIT}; mean [95 % interval] over languages")
+    for name in ("KL paid by", "controller", "share %", "least", f"≥ {TARGET:.0%}"):
+        table.add_column(name)
+    for name in ("mean λ / λ* − 1, %", "E[C] − limit", "worst", "CPU s"):
+        table.add_column(name, justify="right")
+    for kl_streams in STREAMS:
+        for controller in CONTROLLERS:
+            mine = [
+                row
+                for row in rows
+                if (row["kl_streams"], row["controller"]) == (kl_streams, controller)
+            ]
+            if mine:
+                table.add_row(kl_streams, controller, *summary(mine))
+    console.print(table)
+
+
+def summary(rows: list[Row]) -> list[str]:
+    """Cells of one line."""
+    share = [100 * row["share"] for row in rows]
+    price = [100 * (row["mean_lambda"] / row["optimum"]["lambda"] - 1) for row in rows]
+    excess = [row["cost"] - LIMIT for row in rows]
+    return [
+        interval(share, 1),
+        f"{min(share):.1f}",
+        f"{sum(s >= 100 * TARGET for s in share)} of {len(share)}",
+        interval(price, 1),
+        interval(excess, 3),
+        f"{max(excess):+.3f}",
+        f"{np.median([row['cpu_seconds'] for row in rows]):.0f}",
+    ]
+
+
+def print_estimates(rows: list[Row], console: Console) -> None:
+    """How wrong one-shot estimates are, by effective sample size."""
+    table = Table(title="one-shot estimate of λ*: error by effective sample size per prompt")
+    for name in ("ESS", "estimates", "bias %", "median |error| %", "90 % |error| %"):
+        table.add_column(name, justify="right")
+    size = np.array([row["effective"] for row in rows])
+    error = 100 * np.array([row["error"] for row in rows])
+    for low, high in pairwise(EDGES):
+        inside = error[(size >= low) & (size < high)]
+        if len(inside):
+            table.add_row(
+                f"{low:g} – {high:g}",
+                str(len(inside)),
+                f"{inside.mean():+.0f}",
+                f"{np.median(abs(inside)):.0f}",
+                f"{np.quantile(abs(inside), 0.9):.0f}",
+            )
+    console.print(table)
+
+
+def key(row: Row) -> tuple[object, ...]:
+    """What makes two runs the same."""
+    return tuple(row[name] for name in ("kl_streams", "controller", "seed", "iterations"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Results so far; those of other settings are not kept."""
+    settings = {"ppo": PPO, "task": TASK, "controllers": CONTROLLERS}
+    if path.is_file():
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if document["settings"] == settings:
+            return document
+    return {"settings": settings, "runs": [], "one_shot": []}
+
+
+def write(document: dict[str, Any], path: Path) -> None:
+    """Runs in a fixed order, numbers with six digits."""
+    document["runs"].sort(key=lambda row: [str(part) for part in key(row)])
+    text = json.dumps(document | {"provenance": provenance()}, default=float)
+    short = json.loads(text, parse_float=lambda number: float(f"{float(number):.6g}"))
+    path.parent.mkdir(exist_ok=True)
+    write_text(path, json.dumps(short) + "\n")
+
+
+def main() -> None:
+    """Run what is missing, print, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="few iterations, two seeds, no figure")
+    parser.add_argument("--controllers", default=",".join(CONTROLLERS))
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="default: results/, with --quick none")
+    arguments = parser.parse_args()
+    iterations = QUICK_ITERATIONS if arguments.quick else ITERATIONS
+    seeds = range(2 if arguments.quick else arguments.seeds)
+    out = arguments.out or (None if arguments.quick else OUT)
+    document = read(out) if out else read(Path())
+    done = {key(row) for row in document["runs"]}
+    jobs = [
+        job
+        for controller in arguments.controllers.split(",")
+        for seed in seeds
+        for kl_streams in STREAMS
+        if (job := (kl_streams, controller, seed, iterations)) not in done
+    ]
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        for row in pool.map(run, *zip(*jobs, strict=True)) if jobs else ():
+            document["runs"].append(row)
+            if out:
+                write(document, out)
+    if not document["one_shot"]:
+        document["one_shot"] = one_shot(list(range(3)), 2 if arguments.quick else 20)
+    console = Console(width=120)
+    print_runs(document["runs"], console)
+    print_estimates(document["one_shot"], console)
+    if out:
+        write(document, out)
+    if not arguments.quick:
+        from enumerable_figure import draw
+
+        draw(document["runs"])
+
+
+if __name__ == "__main__":
+    main()

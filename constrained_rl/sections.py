@@ -1,0 +1,29 @@
+"""What is every section of a configuration made of? Its base, and the types of its numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Schedule = Literal["constant", "linear", "quadratic", "cosine"]
+
+
+def _fits_generators(seed: int) -> int:
+    if seed >= 2**63:
+        raise ValueError(f"found {seed}; give a seed below 2^63, which random generators can hold")
+    return seed
+
+
+Seed = Annotated[int, Field(ge=0), AfterValidator(_fits_generators)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, no unknown keys, docstrings are descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

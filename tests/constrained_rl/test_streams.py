@@ -1,0 +1,73 @@
+"""Episode costs corrected by the critics: exact on whole episodes, whatever the critic says."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from constrained_rl.rollout import Episodes, Rollout
+from constrained_rl.streams import corrected_costs
+
+
+def window(cost, done, first, finished):
+    """One row of decisions; the finished episodes' costs are given."""
+    no = torch.zeros(1, len(cost), dtype=torch.bool)
+    zeros = torch.zeros(finished, dtype=torch.long)
+    return Rollout(
+        obs=torch.zeros(1, len(cost) + 1, 1),
+        action=torch.zeros(1, len(cost)),
+        reward=torch.zeros(1, len(cost)),
+        cost=torch.tensor(cost, dtype=torch.float64).reshape(1, -1, 1),
+        terminated=no,
+        done=torch.tensor([done]),
+        mask=~no,
+        episodes=Episodes(zeros.double(), zeros.double()[:, None], zeros, zeros, zeros),
+        exchangeable=True,
+        first=torch.tensor([first]),
+    )
+
+
+def corrected(rollout, value):
+    """The estimate under critics that say `value` [T + 1] of the cost."""
+    streams = torch.cat([torch.zeros_like(rollout.cost), rollout.cost], -1)
+    value = torch.tensor(value, dtype=torch.float64).reshape(1, -1, 1)
+    return corrected_costs(rollout, streams, torch.cat([torch.zeros_like(value), value], -1))
+
+
+def test_an_unfinished_episode_counts_with_what_the_critic_expects_of_it():
+    # Decisions 0–1 are a whole episode, 2–3 the beginning of the next one.
+    rollout = window([1, 2, 4, 8], [False, True, False, False], [True, False, True, False], 1)
+    # V = 3, 2, 3, 5 and 6 beyond the window: first decisions expect (3 + 3)/2 = 3;
+    # δ = 1 + 2 − 3 = 0,  2 + 0 − 2 = 0,  4 + 5 − 3 = 6,  8 + 6 − 5 = 9: together 15 per episode
+    assert corrected(rollout, [3, 2, 3, 5, 6]).tolist() == [18]
+
+
+def test_a_critic_that_knows_leaves_no_noise():
+    # Every decision costs 1 and every episode has two of them; the window cuts one in half.
+    rollout = window([1, 1, 1], [True, False, True], [False, True, False], finished=2)
+    assert corrected(rollout, [1, 2, 1, 2]).tolist() == [2]
+
+
+values = st.lists(st.floats(-100, 100), min_size=5, max_size=5)
+
+
+@given(values)
+def test_over_whole_episodes_it_is_their_mean_whatever_the_critic_says(value):
+    # Episodes 1 + 2 and 4 + 8: mean 7.5. The value beyond the window reaches nobody.
+    rollout = window([1, 2, 4, 8], [False, True, False, True], [True, False, True, False], 2)
+    assert corrected(rollout, value).item() == pytest.approx(7.5, abs=1e-9)
+
+
+def test_a_masked_decision_counts_for_nothing():
+    rollout = window([1, 2, 4, 8], [False, True, False, True], [True, False, True, False], 2)
+    rollout.mask[0, 2:] = False
+    rollout.first[0, 2] = False
+    # (1 + 2 − V(0)) / 2 episodes + V(0), with V(0) = 1
+    assert corrected(rollout, [1, 1, 50, 50, 50]).item() == 2
+
+
+@pytest.mark.parametrize("missing", ["first", "end"])
+def test_without_a_first_or_a_last_decision_there_is_no_estimate(missing):
+    first = [missing != "first", False]
+    rollout = window([1, 2], [False, missing != "end"], first, int(missing != "end"))
+    assert corrected(rollout, [0, 0, 0]) is None
