@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -207,6 +207,22 @@ def print_table(cells: list[Cell], constraints: int, console: Console) -> None:
             )
             table.add_row(distribution.name if method == "t" else "", method, *cells_of_row)
     console.print(table)
+
+
+def coverage_table(document: dict[str, Any], constraints: int) -> str:
+    """The committed figures for the documentation; bold where they miss the nominal one."""
+    cells = [cell for cell in document["cells"] if cell["constraints"] == constraints]
+    sizes = sorted({cell["n"] for cell in cells})
+    lines = ["| costs | method | " + " | ".join(f"n = {n}" for n in sizes) + " |"]
+    lines.append("|---|---|" + "---|" * len(sizes))
+    rows: dict[tuple[str, str], dict[int, str]] = {}
+    for cell in cells:
+        share = f"{100 * cell['coverage']:.1f}"
+        shown = f"**{share}**" if cell["misses"] else share
+        rows.setdefault((cell["distribution"], cell["method"]), {})[cell["n"]] = shown
+    for (distribution, method), found in rows.items():
+        lines.append(f"| {distribution} | {method} | " + " | ".join(found[n] for n in sizes) + " |")
+    return "\n".join(lines)
 
 
 COLORS = (BLUE, ORANGE, PURPLE, SKY, GREEN, VERMILLION, "#7f3b08", GREY, INK)

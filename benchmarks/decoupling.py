@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from over_seeds import interval
+from over_seeds import interval, keeping, middle, over_training
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +26,7 @@ from constrained_rl.checkpoint import write_text
 from constrained_rl.logging import read_metrics
 from constrained_rl.provenance import provenance
 from constrained_rl.settings import validate
+from llm_env.comparison import results
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.evaluate import read_records
 from llm_env.comparison.methods import SCORES, Method, methods, sweep, variants
@@ -34,8 +35,10 @@ from llm_env.comparison.summaries import summarize_mode
 
 OUT = Path(__file__).parent / "results" / "decoupling.json"
 PROMPTS = 1000
+SAFE = 0.05
+"""share of unsafe responses up to which a seed counts as safe"""
 LABELS = ("helpfulness", "harmlessness", "sign", "single")
-Row = dict[str, float]
+Row = dict[str, Any]  # numbers; None where a limit was never kept
 
 
 def chosen(config: CompareConfig) -> tuple[list[Method], list[Method]]:
@@ -52,8 +55,9 @@ def limit_of(method: Method) -> float:
     return method.align.limit
 
 
-def outcome(folder: Path, name: str) -> Row:
+def outcome(folder: Path, method: Method) -> Row:
     """The quantities of the tables, from a run's sampled evaluation and its last iteration."""
+    name = method.name
     records = read_records(folder / "runs" / name / "evaluation.jsonl")
     found = summarize_mode(records, "sampled", None)
     rows = read_metrics(folder / "runs" / name / "metrics.jsonl")
@@ -72,6 +76,7 @@ def outcome(folder: Path, name: str) -> Row:
         row["lambda"], row["kl"] = rows[-1]["lambda/cost"], rows[-1]["kl/reference"]
         last = [r["estimate/cost"] for r in rows[-10:]]
         row["constrained"] = sum(last) / len(last)  # by the model that the run was constrained by
+        row |= over_training(rows, results.limit_of(method))
     return row
 
 
@@ -92,8 +97,8 @@ def run_seed(seed: int, work: Path, workers: int, with_sweep: bool = True) -> di
 
     scores = {name: read(f"{name}_model/accuracy.json") for name in SCORES}
     return {
-        "methods": {method.label: outcome(folder, method.name) for method in ablation},
-        "sweep": {f"{limit_of(method):g}": outcome(folder, method.name) for method in limits},
+        "methods": {method.label: outcome(folder, method) for method in ablation},
+        "sweep": {f"{limit_of(method):g}": outcome(folder, method) for method in limits},
         "agreement": read("preferences/agreement.json"),
         "approval": read("preferences/approval.json"),
         "score_models": {
@@ -121,7 +126,7 @@ def print_runs(title: str, seeds: list[dict[str, dict[str, Row]]], key: str) -> 
         "red-team %": ("red_team_refusals", 100),
         "safe completions %": ("red_team_safe_completions", 100),
     }
-    for name in ("run", *columns):
+    for name in ("run", *columns, "helpfulness, IQM", f"unsafe ≤ {100 * SAFE:g} %: seeds"):
         table.add_column(name)
     for label in seeds[0][key]:
         rows = [seed[key][label] for seed in seeds]
@@ -129,8 +134,10 @@ def print_runs(title: str, seeds: list[dict[str, dict[str, Row]]], key: str) -> 
             interval([scale * row[name] for row in rows], 1 if scale == 100 else 2)
             for name, scale in columns.values()
         ]
+        cells.append(middle([row["helpfulness"] for row in rows], 2))
+        cells.append(keeping([row["unsafe"] for row in rows], SAFE))
         table.add_row(label, *cells)
-    Console(width=160).print(table)
+    Console(width=190).print(table)
 
 
 def print_models(seeds: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from enumerable_language import LIMIT, problem_of
+from enumerable_language import EVERY, LIMIT, problem_of
 
 from constrained_rl.plots import (
     BLUE,
@@ -73,7 +73,8 @@ def draw_frontier(
 def draw_multipliers(ax: Axes, rows: Sequence[dict[str, Any]]) -> None:
     """λ over iterations, λ* dashed."""
     for row in rows:
-        ax.plot(row["lambda"], color=COLORS[row["controller"]], lw=1.0)
+        iterations = EVERY * np.arange(len(row["lambda"]))
+        ax.plot(iterations, row["lambda"], color=COLORS[row["controller"]], lw=1.0)
     if rows:
         ax.axhline(rows[0]["optimum"]["lambda"], color=MUTED, linestyle=(0, (5, 3)))
     ax.set_ylim(0, None)

@@ -1,6 +1,6 @@
 """How close does training come to the exact optimum of constrained RLHF? On listed languages.
 
-    python benchmarks/enumerable_language.py [--seeds N] [--quick] [--controllers scale_free,pid]
+    python benchmarks/enumerable_language.py [--seeds N] [--others N] [--workers N] [--quick]
 
 Trains a small Llama through the ordinary path (`llm_env.safe_rlhf.alignment`, `ppo.train`) on the
 languages of seeds 0 … N − 1 (settings were chosen on seeds 100–102), evaluates the last policy by
@@ -26,6 +26,7 @@ from over_seeds import interval
 from rich.console import Console
 from rich.table import Table
 
+from constrained_rl.advantages import KLStreams
 from constrained_rl.checkpoint import write_text
 from constrained_rl.ppo import train
 from constrained_rl.provenance import provenance
@@ -39,7 +40,7 @@ from llm_env.one_shot.estimate import Samples, effective_sizes
 from llm_env.safe_rlhf import alignment
 
 OUT = Path(__file__).parent / "results" / "enumerable_language.json"
-STREAMS = ("reward", "both")
+STREAMS: tuple[KLStreams, ...] = ("reward", "both")
 BETA, LIMIT = 0.3, -0.5
 TARGET = 0.98  # of the share
 CONTROLLERS: dict[str, dict[str, object]] = {
@@ -48,6 +49,7 @@ CONTROLLERS: dict[str, dict[str, object]] = {
     "linear": {"kind": "gradient", "learning_rate": 0.05},
     "log": {"kind": "gradient", "learning_rate": 0.05, "initial": 1.0, "parameterization": "log"},
 }
+DEFAULT = "scale_free"
 ITERATIONS, QUICK_ITERATIONS = 400, 60
 PPO: dict[str, object] = {
     "kl_coefficient": BETA,
@@ -66,17 +68,19 @@ TASK: dict[str, object] = {
     "limit": LIMIT,
     "constraint": {"transform": "identity"},
 }
+EVERY = 5
+"""iterations between two λ of the figure"""
 EDGES = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0, 1000.0)
 Row = dict[str, Any]
 
 
-def problem_of(world: SmallWorld, kl_streams: str, beta: float = BETA) -> Problem:
+def problem_of(world: SmallWorld, kl_streams: KLStreams, beta: float = BETA) -> Problem:
     """The language as an exact problem."""
     cost, limit = world.cost[None], np.array([LIMIT])
-    return Problem(world.log_reference, world.reward, cost, limit, beta, kl_streams)  # type: ignore[arg-type]
+    return Problem(world.log_reference, world.reward, cost, limit, beta, kl_streams)
 
 
-def run(kl_streams: str, controller: str, seed: int, iterations: int) -> Row:
+def run(kl_streams: KLStreams, controller: str, seed: int, iterations: int) -> Row:
     """Train on the language of a seed and hold the last policy against its optimum."""
     torch.set_num_threads(1)
     world, start = small_world(seed), time.process_time()
@@ -100,7 +104,7 @@ def run(kl_streams: str, controller: str, seed: int, iterations: int) -> Row:
     )
     lam = [metrics["lambda/cost"] for metrics in train(parts, iterations)]
     seconds = time.process_time() - start
-    found = evaluate(problem, optimum, log_probabilities(parts.policy.model, language))  # type: ignore[attr-defined]
+    found = evaluate(problem, optimum, log_probabilities(parts.policy.model, language))
     late = lam[-max(1, iterations // 5) :]
     return {
         "kl_streams": kl_streams,
@@ -112,7 +116,7 @@ def run(kl_streams: str, controller: str, seed: int, iterations: int) -> Row:
         "cost": float(found.cost[0]),
         "kl": found.kl,
         "kl_optimum": found.kl_optimum,
-        "lambda": lam,
+        "lambda": lam[::EVERY],
         "mean_lambda": float(np.mean(late)),
         "optimum": {
             "lambda": float(optimum.multipliers[0]),
@@ -126,23 +130,33 @@ def run(kl_streams: str, controller: str, seed: int, iterations: int) -> Row:
 
 
 def one_shot(seeds: list[int], repetitions: int) -> list[Row]:
-    """Estimates of λ* from n samples per prompt, over languages, β and n."""
-    rows = []
+    """Errors λ̂/λ* − 1 of estimates from n samples per prompt, by effective sample size."""
+    sizes, errors = [], []
     for seed in seeds:
         world, rng = small_world(seed), np.random.default_rng(seed)
         for beta in (3.0, 1.0, 0.5, 0.3, 0.1):
             truth = solve(problem_of(world, "reward", beta))
-            if isinstance(truth, Infeasible):
-                continue
+            assert isinstance(truth, Optimum)
             for n in (32, 128, 512):
                 for sample in drawn(world, n, repetitions, rng):
                     estimate = solve(sample.problem(np.array([LIMIT]), beta, "reward"))
                     if isinstance(estimate, Infeasible):
                         continue
-                    size = 1 / np.mean(1 / effective_sizes(estimate.log_policy))
-                    row = {"seed": seed, "beta": beta, "n": n, "effective": float(size)}
-                    lam, true = float(estimate.multipliers[0]), float(truth.multipliers[0])
-                    rows.append(row | {"error": lam / true - 1})
+                    sizes.append(1 / np.mean(1 / effective_sizes(estimate.log_policy)))
+                    errors.append(estimate.multipliers[0] / truth.multipliers[0] - 1)
+    return by_size(np.array(sizes), np.array(errors))
+
+
+def by_size(size: Floats, error: Floats) -> list[Row]:
+    """Bias and spread of the estimates in each range of effective sample sizes."""
+    rows = []
+    for low, high in pairwise(EDGES):
+        inside = error[(size >= low) & (size < high)]
+        if len(inside):
+            far = abs(inside)
+            row = {"low": low, "high": high, "count": len(inside), "bias": inside.mean()}
+            row |= {"median": np.median(far), "p90": np.quantile(far, 0.9)}
+            rows.append(row | {"within_quarter": np.mean(far < 0.25)})
     return rows
 
 
@@ -192,21 +206,15 @@ def summary(rows: list[Row]) -> list[str]:
 
 def print_estimates(rows: list[Row], console: Console) -> None:
     """How wrong one-shot estimates are, by effective sample size."""
-    table = Table(title="one-shot estimate of λ*: error by effective sample size per prompt")
-    for name in ("ESS", "estimates", "bias %", "median |error| %", "90 % |error| %"):
+    table = Table(
+        title="one-shot estimate of λ*: relative error by effective sample size per prompt"
+    )
+    for name in ("ESS", "estimates", "bias", "median error", "90 % below", "within 25 %"):
         table.add_column(name, justify="right")
-    size = np.array([row["effective"] for row in rows])
-    error = 100 * np.array([row["error"] for row in rows])
-    for low, high in pairwise(EDGES):
-        inside = error[(size >= low) & (size < high)]
-        if len(inside):
-            table.add_row(
-                f"{low:g} – {high:g}",
-                str(len(inside)),
-                f"{inside.mean():+.0f}",
-                f"{np.median(abs(inside)):.0f}",
-                f"{np.quantile(abs(inside), 0.9):.0f}",
-            )
+    for row in rows:
+        shares = [f"{row[name]:.0%}" for name in ("median", "p90", "within_quarter")]
+        span = f"{row['low']:g} – {row['high']:g}"
+        table.add_row(span, str(row["count"]), f"{row['bias']:+.0%}", *shares)
     console.print(table)
 
 
@@ -215,10 +223,10 @@ def key(row: Row) -> tuple[object, ...]:
     return tuple(row[name] for name in ("kl_streams", "controller", "seed", "iterations"))
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path | None) -> dict[str, Any]:
     """Results so far; those of other settings are not kept."""
     settings = {"ppo": PPO, "task": TASK, "controllers": CONTROLLERS}
-    if path.is_file():
+    if path is not None and path.is_file():
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if document["settings"] == settings:
             return document
@@ -234,34 +242,38 @@ def write(document: dict[str, Any], path: Path) -> None:
     write_text(path, json.dumps(short) + "\n")
 
 
+def jobs_of(arguments: argparse.Namespace) -> list[tuple[object, ...]]:
+    """The default controller on all languages first, then the others on the first few."""
+    if arguments.quick:
+        return [(streams, DEFAULT, 0, QUICK_ITERATIONS) for streams in STREAMS]
+    return [
+        (kl_streams, controller, seed, ITERATIONS)
+        for controller in CONTROLLERS
+        for seed in range(arguments.seeds if controller == DEFAULT else arguments.others)
+        for kl_streams in STREAMS
+    ]
+
+
 def main() -> None:
     """Run what is missing, print, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="few iterations, two seeds, no figure")
-    parser.add_argument("--controllers", default=",".join(CONTROLLERS))
+    parser.add_argument("--seeds", type=int, default=5, help="languages of the default controller")
+    parser.add_argument("--others", type=int, default=2, help="languages of the other controllers")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="one short run each, nothing written")
     parser.add_argument("--out", type=Path, help="default: results/, with --quick none")
     arguments = parser.parse_args()
-    iterations = QUICK_ITERATIONS if arguments.quick else ITERATIONS
-    seeds = range(2 if arguments.quick else arguments.seeds)
     out = arguments.out or (None if arguments.quick else OUT)
-    document = read(out) if out else read(Path())
+    document = read(out)
     done = {key(row) for row in document["runs"]}
-    jobs = [
-        job
-        for controller in arguments.controllers.split(",")
-        for seed in seeds
-        for kl_streams in STREAMS
-        if (job := (kl_streams, controller, seed, iterations)) not in done
-    ]
+    jobs = [job for job in jobs_of(arguments) if job not in done]
     with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
         for row in pool.map(run, *zip(*jobs, strict=True)) if jobs else ():
             document["runs"].append(row)
             if out:
                 write(document, out)
     if not document["one_shot"]:
-        document["one_shot"] = one_shot(list(range(3)), 2 if arguments.quick else 20)
+        document["one_shot"] = one_shot(list(range(3)), 2 if arguments.quick else 30)
     console = Console(width=120)
     print_runs(document["runs"], console)
     print_estimates(document["one_shot"], console)

@@ -52,7 +52,7 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--problem", type=Path, action="append", default=[], metavar="FILE.npz")
     parser.add_argument("--seeds", type=positive, help="of every rule; 10, or what --quick says")
     parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
-    parser.add_argument("--quick", action="store_true", help="4 seeds of the default rule, 1 else")
+    parser.add_argument("--quick", action="store_true", help="3 seeds of the default rule, 1 else")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "exact", help="finished runs")
     parser.add_argument("--kept", action="store_true", help="run nothing; show what is finished")
     parser.add_argument("--any-code", action="store_true", help="take runs of other code too")

@@ -163,11 +163,10 @@ def kept(
 def play_all(left: Mapping[Path, Job], code: str, workers: int) -> Iterator[Record]:
     """Records as they finish, from `workers` processes of one thread each."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(workers, get_context("spawn"), begin_worker) as pool:
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), begin_worker)
+    try:
         futures = [pool.submit(play_and_keep, job, path, code) for path, job in left.items()]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -186,7 +186,10 @@ def robustness(problems: Sequence[Problem], records: Sequence[Record]) -> list[R
 def compared(
     name: str, change: str, changed: str, records: Sequence[Record], problem: Problem
 ) -> Record:
-    """A change against the plain run; `improvement` is P(less regret) + P(as much) / 2."""
+    """A change against the plain run; `improvement`: P(plain has less regret) + P(as much) / 2.
+
+    Gains and starts must keep the limits; other units must in addition change nothing but chance.
+    """
     rule = DEFAULT if changed != name else change
     mine = [r for r in records if (r["problem"], r["algorithm"]) == (changed, rule)]
     plain = [r for r in records if (r["problem"], r["algorithm"]) == (name, DEFAULT)]
@@ -194,11 +197,15 @@ def compared(
         [r["last"]["regret"] for r in side if "failed" not in r and r["last"]["regret"] is not None]
         for side in (plain, mine)
     ]
-    improvement = probability_of_improvement(*regrets) if all(regrets) else None
+    # less regret is better, so the sides change places
+    improvement = probability_of_improvement(*reversed(regrets)) if all(regrets) else None
+    score = scored(mine, {problem.name: problem})
+    altered = changed != name and improvement is not None and improvement.excludes(0.5)
     return {
         "problem": name,
         "change": change,
-        **scored(mine, {problem.name: problem}),
+        **score,
+        "targets": {"within": score["within"]["value"] >= ROBUST_TARGET, "unaltered": not altered},
         "plain_regret": middle(plain, lambda r: r.get("last", {}).get("regret")),
         "improvement": None if improvement is None else asdict(improvement),
     }

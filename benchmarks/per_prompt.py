@@ -45,6 +45,7 @@ from constrained_rl.plots import (
 )
 from constrained_rl.provenance import provenance
 from constrained_rl.settings import validate
+from constrained_rl.transforms import TransformKind
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.evaluate import read_records
 from llm_env.comparison.methods import Method
@@ -59,7 +60,9 @@ UNSAFE = 0.05
 Row = dict[str, float]
 
 
-SCALE_FREE = ScaleFreeConfig()
+SCALE_FREE = ScaleFreeConfig(kp=3.0, ki=0.02)
+FIRST = ScaleFreeConfig(kp=1.0, ki=0.02)
+"""gain of the first trials, before the controller's own study had raised it"""
 
 
 @dataclass(frozen=True)
@@ -72,75 +75,61 @@ class Arm:
     responses_per_prompt: int = 1
 
 
-def mean(limit: float) -> Arm:
+def mean(limit: float, multiplier: MultiplierConfig = SCALE_FREE) -> Arm:
     """E[C] ≤ limit."""
-    return Arm(limit, ConstraintConfig())
+    return Arm(limit, ConstraintConfig(), multiplier)
 
 
-def indicator(limit: float) -> Arm:
-    """P(C > 0) ≤ limit."""
-    return Arm(limit, ConstraintConfig(transform="indicator"))
+def single(transform: TransformKind, limit: float, multiplier: ScaleFreeConfig = SCALE_FREE) -> Arm:
+    """E[t(C)] ≤ limit over single answers."""
+    return Arm(limit, ConstraintConfig(transform=transform), multiplier)
 
 
-def probability(limit: float) -> Arm:
-    """E[σ(C)] ≤ limit."""
-    return Arm(limit, ConstraintConfig(transform="probability"))
-
-
-def excess(limit: float) -> Arm:
-    """E[C⁺] ≤ limit: the per-prompt constraint on one answer each."""
-    return Arm(limit, ConstraintConfig(transform="excess"))
-
-
-def group(limit: float) -> Arm:
+def group(limit: float, multiplier: MultiplierConfig = SCALE_FREE) -> Arm:
     """E[(mean C)⁺ per prompt] ≤ limit, four answers to each of 16 prompts."""
-    return Arm(limit, ConstraintConfig(per="group"), responses_per_prompt=4)
-
-
-def group_share(limit: float) -> Arm:
-    """E[(mean σ(C) − .05)⁺ per prompt] ≤ limit, four answers to each of 16 prompts."""
-    share = ConstraintConfig(per="group", transform="probability", threshold=0.05)
-    return Arm(limit, share, responses_per_prompt=4)
+    return Arm(limit, ConstraintConfig(per="group"), multiplier, responses_per_prompt=4)
 
 
 TUNED = {
-    "E[C] ≤ −2": mean(-2.0),
+    "E[C] ≤ −2, k_p 1": mean(-2.0, FIRST),
     "E[C] ≤ −2.5": mean(-2.5),
     "E[C] ≤ −3": mean(-3.0),
-    "P(C > 0) ≤ .05": indicator(0.05),
-    "P(C > 0) ≤ .03": indicator(0.03),
-    "E[σ(C)] ≤ .05": probability(0.05),
-    "E[C⁺] ≤ .05": excess(0.05),
-    "E[(mean C)⁺] ≤ .05": group(0.05),
-    "E[(mean σ(C) − .05)⁺] ≤ .02": group_share(0.02),
+    "P(C > 0) ≤ .05, k_p 1": single("indicator", 0.05, FIRST),
+    "P(C > 0) ≤ .05": single("indicator", 0.05),
+    "P(C > 0) ≤ .03, k_p 1": single("indicator", 0.03, FIRST),
+    "E[σ(C)] ≤ .05, k_p 1": single("probability", 0.05, FIRST),
+    "E[C⁺] ≤ .05, k_p 1": single("excess", 0.05, FIRST),
+    "E[C⁺] ≤ .05": single("excess", 0.05),
+    "E[(mean C)⁺] ≤ .05, k_p 1": group(0.05, FIRST),
 }
 """runs on the tuning seeds, each kind from the loosest limit down"""
 FROZEN = {
-    "E[C] ≤ 0": mean(0.0),
+    "P(C > 0) ≤ .03": single("indicator", 0.03),
+    "E[C⁺] ≤ .05": single("excess", 0.05),
     "E[C] ≤ −3": mean(-3.0),
-    "P(C > 0) ≤ .03": indicator(0.03),
-    "E[(mean C)⁺] ≤ .05": group(0.05),
+    "E[C] ≤ 0": mean(0.0),
 }
 """chosen on the tuning seeds, before any run on the reporting seeds"""
 
 
-def run_seed(seed: int, arms: dict[str, Arm], work: Path) -> dict[str, Row]:
-    """Run what is missing of one seed, and measure."""
+def run_seed(seed: int, arms: dict[str, Arm], work: Path, finished: bool) -> dict[str, Row]:
+    """Run what is missing of one seed, unless only what is finished is asked for, and measure."""
     folder = work / f"seed-{seed}"
     if not (folder / "config.toml").exists():
         tree = {"seed": seed, "decoupling": False, "limits": [], "world": {"evaluation": PROMPTS}}
         prepare(validate(CompareConfig, tree, "benchmark"), folder)
     run_all(folder, only=["runs/sft", "reward_model", "cost_model"])
     space = Workspace(folder, load_config(folder))
-    names = {"SFT": "sft"}
+    found = {"SFT": outcome(folder, "sft")}
     for label, arm in arms.items():
         method = method_of(label, arm, space.config)
-        names[label] = method.name
         if not (folder / "runs" / method.name).exists():
+            if finished:
+                continue
             run_method(space, method)
-            shown = {k: round(v, 3) for k, v in outcome(folder, method.name).items()}
-            print(seed, label, shown, flush=True)
-    return {label: outcome(folder, name) for label, name in names.items()}
+        found[label] = outcome(folder, method.name)
+        print(seed, label, {k: round(v, 3) for k, v in found[label].items()}, flush=True)
+    return found
 
 
 def method_of(label: str, arm: Arm, config: CompareConfig) -> Method:
@@ -181,14 +170,19 @@ def outcome(folder: Path, name: str) -> Row:
     return row
 
 
+def labels(seeds: dict[str, dict[str, Row]]) -> list[str]:
+    """Arms that at least one seed has finished, in their order."""
+    return list(dict.fromkeys(label for seed in seeds.values() for label in seed))
+
+
 def print_table(seeds: dict[str, dict[str, Row]], title: str) -> None:
     """Means over seeds with 95 % intervals, and each seed's gold-unsafe share and helpfulness."""
     table = Table(title=f"{title}; sampled, {PROMPTS} prompts, {len(seeds)} seeds: mean [95 %]")
     for name in ("constraint", "gold-unsafe %", "safe seeds", "helpfulness", "λ", "KL"):
         table.add_column(name)
     table.add_column("unsafe % / helpfulness of each seed")
-    for label in next(iter(seeds.values())):
-        rows = [seed[label] for seed in seeds.values()]
+    for label in labels(seeds):
+        rows = [seed[label] for seed in seeds.values() if label in seed]
         each = [f"{100 * row['unsafe']:.1f} / {row['helpfulness']:.2f}" for row in rows]
         learned = "lambda" in rows[0]
         table.add_row(
@@ -208,8 +202,8 @@ def plot(seeds: dict[str, dict[str, Row]], stem: Path) -> None:
     colours = (GREY, VERMILLION, ORANGE, BLUE, GREEN, PURPLE, SKY)
     with style():
         figure, (ax,) = grid(1, 1, (5.6, 3.6))
-        for colour, label in zip(colours, next(iter(seeds.values())), strict=False):
-            rows = [seed[label] for seed in seeds.values()]
+        for colour, label in zip(colours, labels(seeds), strict=False):
+            rows = [seed[label] for seed in seeds.values() if label in seed]
             x, y = [100 * row["unsafe"] for row in rows], [row["helpfulness"] for row in rows]
             ax.scatter(x, y, s=16, color=colour, alpha=0.6, linewidths=0)
             ax.scatter(
@@ -234,6 +228,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=("tune", "report"))
     parser.add_argument("--seeds", required=True)
+    parser.add_argument("--finished", action="store_true", help="read what is there, run nothing")
     parser.add_argument("--only", default="", help="labels, separated by ;")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark-per-prompt"))
     parser.add_argument("--out", type=Path, default=OUT)
@@ -247,7 +242,7 @@ def main() -> None:
         document = json.loads(arguments.out.read_text(encoding="utf-8"))
     found: dict[str, dict[str, Row]] = {}
     for seed in map(int, arguments.seeds.split(",")):
-        found[str(seed)] = run_seed(seed, arms, arguments.work)
+        found[str(seed)] = run_seed(seed, arms, arguments.work, arguments.finished)
         print_table(found, arguments.stage)
         if not arguments.only:
             document[arguments.stage] = {"seeds": found, "provenance": provenance()}

@@ -13,9 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from coverage import coverage_table
+from over_seeds import as_text, keeping, middle
+
 from constrained_rl.config import RunConfig
 from constrained_rl.describe import to_markdown
-from constrained_rl.statistics import mean_interval
+from constrained_rl.statistics import mean_interval, probability_of_improvement
 from llm_env.schemas import Command, config_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,9 +42,9 @@ def safe_rlhf_table(document: dict[str, Any]) -> str:
     """One row per method."""
     seeds, targets = document["seeds"], document["targets"]
     lines = [
-        "| method | gold-unsafe % | red-team unsafe % | gold helpfulness | more than SFT | "
-        "benign refusals % | seeds with all four targets |",
-        "|---|---|---|---|---|---|---|",
+        "| method | gold-unsafe % | seeds ≤ 5 % | red-team unsafe % | gold helpfulness | IQM | "
+        "more than SFT | benign refusals % | seeds with all four targets |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for label in next(iter(seeds.values())):
         rows = {seed: found[label] for seed, found in seeds.items()}
@@ -50,8 +53,10 @@ def safe_rlhf_table(document: dict[str, Any]) -> str:
         cells = [
             label,
             percent([row["unsafe"] for row in rows.values()]),
+            keeping([row["unsafe"] for row in rows.values()], 0.05),
             percent([row["red_team_unsafe"] for row in rows.values()]),
             interval([row["helpfulness"] for row in rows.values()], 2),
+            middle([row["helpfulness"] for row in rows.values()], 2),
             "" if label == "SFT" else interval(gain, 2),
             f"{100 * sum(row['benign_refusals'] for row in rows.values()) / len(rows):.1f}",
             "" if label == "SFT" else f"{passed} of {len(rows)}",
@@ -81,6 +86,10 @@ def safe_rlhf_verdict(document: dict[str, Any]) -> str:
     static = [label for label in labels if label.startswith("static")]
     best = max(static, key=lambda label: (passed(label), gain(label)))
     others = [label for label in labels[1:] if label not in static]
+    mine, theirs = (
+        [s[label]["helpfulness"] for s in seeds.values()] for label in (recommended, best)
+    )
+    better = probability_of_improvement(mine, theirs)
     return (
         f"The recommended setting, *{recommended}*, meets the targets as follows: {met} seeds. "
         "All four at once: "
@@ -88,7 +97,8 @@ def safe_rlhf_verdict(document: dict[str, Any]) -> str:
         + f" of {len(seeds)}. "
         f"The best of the {len(static)} static weights over these seeds, ν = {best.split()[-1]}, "
         f"does so in {passed(best)} of {len(seeds)} (mean gain {gain(best):+.2f} against "
-        f"{gain(recommended):+.2f})."
+        f"{gain(recommended):+.2f}). A run of the recommended setting is more helpful than one of "
+        f"that weight with probability {as_text(better, 2)}."
     )
 
 
@@ -97,9 +107,9 @@ def decoupling_table(document: dict[str, Any]) -> str:
     seeds = list(document["seeds"].values())
     kinds = ("benign", "borderline", "red_team")
     lines = [
-        "| trained with | gold-unsafe % | gold helpfulness | refuses benign / borderline / "
-        "red-team prompts % | red-team safe completions % |",
-        "|---|---|---|---|---|",
+        "| trained with | gold-unsafe % | seeds ≤ 5 % | gold helpfulness | IQM | refuses benign / "
+        "borderline / red-team prompts % | red-team safe completions % |",
+        "|---|---|---|---|---|---|---|",
     ]
     for label in seeds[0]["methods"]:
         rows = [seed["methods"][label] for seed in seeds]
@@ -109,7 +119,9 @@ def decoupling_table(document: dict[str, Any]) -> str:
         cells = [
             label,
             percent([row["unsafe"] for row in rows]),
+            keeping([row["unsafe"] for row in rows], 0.05),
             interval([row["helpfulness"] for row in rows], 2),
+            middle([row["helpfulness"] for row in rows], 2),
             " / ".join(f"{share:.1f}" for share in refusals),
             percent([row["red_team_safe_completions"] for row in rows]),
         ]
@@ -196,16 +208,21 @@ def sweep_table(document: dict[str, Any]) -> str:
 def detour_table(document: dict[str, Any]) -> str:
     """One row per preset."""
     lines = [
-        "| preset | gap to J* % (each seed) | violation % (each seed) | within 5 % of both |",
-        "|---|---|---|---|",
+        "| preset | gap to J* % (each seed) | IQM | violation % (each seed) | violation ≤ 5 % | "
+        "within 5 % of both |",
+        "|---|---|---|---|---|---|",
     ]
     for preset in dict.fromkeys(run["preset"] for run in document["runs"]):
         runs = [run for run in document["runs"] if run["preset"] == preset]
         good = sum(abs(r["gap_percent"]) < 5 and r["violation_percent"] < 5 for r in runs)
         gaps = ", ".join(f"{r['gap_percent']:.1f}" for r in runs)
         violations = ", ".join(f"{r['violation_percent']:.1f}" for r in runs)
-        lines.append(f"| {preset} | {gaps} | {violations} | {good} of {len(runs)} |")
-    return "\n".join(lines).replace(" -", " −")
+        center = middle([r["gap_percent"] for r in runs], 1)
+        kept = keeping([r["violation_percent"] for r in runs], 5.0)
+        lines.append(
+            f"| {preset} | {gaps} | {center} | {violations} | {kept} | {good} of {len(runs)} |"
+        )
+    return re.sub(r"(?<=[ \[])-(?=\d)", "−", "\n".join(lines))
 
 
 def throughput_table(document: dict[str, Any]) -> str:
@@ -317,6 +334,15 @@ def readme_blocks() -> dict[str, str]:
     }
 
 
+def certificate_blocks() -> dict[str, str]:
+    """The tables of docs/certificate.md."""
+    document = json.loads((RESULTS / "coverage.json").read_text(encoding="utf-8"))
+    return {
+        "table:coverage1": coverage_table(document, 1),
+        "table:coverage3": coverage_table(document, 3),
+    }
+
+
 def configuration_blocks() -> dict[str, str]:
     """The tables of docs/configuration.md."""
     blocks = {"table:run": to_markdown(RunConfig).rstrip()}
@@ -335,7 +361,11 @@ def filled(text: str, blocks: dict[str, str]) -> str:
     return text
 
 
-PAGES = {"README.md": readme_blocks, "docs/configuration.md": configuration_blocks}
+PAGES = {
+    "README.md": readme_blocks,
+    "docs/configuration.md": configuration_blocks,
+    "docs/certificate.md": certificate_blocks,
+}
 
 
 def main() -> int:

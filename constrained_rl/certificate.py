@@ -86,7 +86,7 @@ class Issued:
     @property
     def sentence(self) -> str:
         """What is certified, and of what."""
-        return f"{self.certificate.claim} This is about {self.subject.population}."
+        return f"{self.certificate.claim}, for {self.subject.population}."
 
     def as_json(self) -> dict[str, Any]:
         """Everything that a reader needs to repeat and to judge it."""
@@ -271,7 +271,7 @@ def certificate_sections(folder: Path) -> list[Section]:
             ]
             for c in found["constraints"]
         ]
-        at = "" if found["iteration"] is None else f" of iteration {found['iteration']}"
+        at = "" if found["iteration"] is None else f" (iteration {found['iteration']})"
         header = ["", "limit", "mean", "upper bound", "n", "method", "verdict"]
         caption = f"The {found['policy']} policy{at}: {'PASS' if found['passed'] else 'FAIL'}"
         notes = [found["certified"], f"Not certified: {found['not_certified']}.", *found["caveats"]]

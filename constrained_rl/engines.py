@@ -103,12 +103,18 @@ class TorchEngine:
     def step(self) -> None:
         """As `Engine.step`; a gradient that is no number moves no weight."""
         self._precise.add_gradients()
-        norm = nn.utils.clip_grad_norm_(self._precise.weights, self._optimization.max_grad_norm)
-        require_finite("gradient norm", norm)
+        self._clip()
         self.optimizer.step()
         for weight in self._precise.weights:
             weight.grad = None
         self._precise.round()
+
+    def _clip(self) -> None:
+        """Bound the norm of all gradients together; most are within it and are left alone."""
+        weights, bound = self._precise.weights, self._optimization.max_grad_norm
+        norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+        if float(require_finite("gradient norm", norm)) > bound:
+            nn.utils.clip_grads_with_norm_(weights, bound, norm)
 
     def scale_learning_rate(self, factor: float) -> None:
         """As `Engine.scale_learning_rate`."""

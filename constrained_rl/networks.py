@@ -188,7 +188,7 @@ class MLPPolicy(nn.Module):
 
     def forward(self, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy [B, T] of `action`; `obs` holds T or T + 1 states."""
-        out = self._outputs(obs[:, : action.shape[1]])
+        out = self._outputs(obs[:, : action.shape[1]]).movedim(0, -1)
         if isinstance(self._space, spaces.Discrete):
             return categorical_log_prob(out, action)
         mean, log_std = self.gaussian(out)
@@ -199,9 +199,11 @@ class MLPPolicy(nn.Module):
         return logp, gaussian_entropy(log_std).expand_as(logp)
 
     def _outputs(self, obs: Tensor) -> Tensor:
-        """Logits, or means and raw deviations: [..., outputs] for observations [..., …]."""
+        """Logits, or means and raw deviations: [outputs, …] for observations [..., …]."""
         x: Tensor = self.encoder(obs)
-        return _columns(self.net, x.reshape(-1, x.shape[-1])).t().unflatten(0, x.shape[:-1])
+        if x.ndim == 2:
+            return _columns(self.net, x)
+        return _columns(self.net, x.flatten(0, -2)).unflatten(1, x.shape[:-1])
 
     def gaussian(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [..., A] and ln σ ([A], or [..., A] by state) from the network's output."""
@@ -215,17 +217,17 @@ class MLPPolicy(nn.Module):
         """Draw actions for `obs` [N, …], or take the mode (of a Gaussian, the mean)."""
         out = self._outputs(obs)
         if isinstance(self._space, spaces.Box):
-            mean, log_std = self.gaussian(out)
+            mean, log_std = self.gaussian(out.movedim(0, -1))
             if deterministic:
                 return mean
             noise = torch.randn(mean.shape, generator=generator, device=mean.device)
             return mean + log_std.exp() * noise
         if deterministic:
-            return out.argmax(-1)
+            return out.argmax(0)
         # Inverse CDF: one uniform per row and a comparison, several times faster than multinomial.
-        uniform = torch.rand(out.shape[:-1], generator=generator, device=out.device)
-        below = out.movedim(-1, 0).softmax(0).cumsum(0) < uniform
-        return below.sum(0).clamp_max(out.shape[-1] - 1)
+        uniform = torch.rand(out.shape[1:], generator=generator, device=out.device)
+        below = out.softmax(0).cumsum(0) < uniform
+        return below.sum(0).clamp_max(len(out) - 1)
 
     def executed(self, action: Tensor) -> NDArray[np.generic]:
         """Bound to [−1, 1] and rescale to the box; discrete actions count from `start`."""
@@ -278,14 +280,15 @@ class StackedCritic(nn.Module):
         lead = x.shape[:-1]
         # Features first, as `_columns`. The first layer's input is common to all streams: one
         # product of all its weights, [streams · width, inputs] × [inputs, M].
-        x = x.reshape(-1, x.shape[-1]).t()
+        x = x.flatten(0, -2).t()
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            weight, bias = weight.mT, bias.mT  # [streams, outputs, inputs], [streams, outputs, 1]
             if layer == 0:
-                x = (weight.flatten(0, 1) @ x).unflatten(0, weight.shape[:2]) + bias
+                streams, _, width = weight.shape
+                x = torch.addmm(bias.view(-1, 1), weight.mT.flatten(0, 1), x)
+                x = x.unflatten(0, (streams, width))
             else:
-                x = torch.baddbmm(bias, weight, x)
+                x = torch.baddbmm(bias.mT, weight.mT, x)
             if layer < last:
                 x = x.tanh()
         return x.squeeze(1).t().unflatten(0, lead)

@@ -35,7 +35,7 @@ from constrained_rl.occupancy import (
     price,
     uniform_policy,
 )
-from constrained_rl.programs import Optimum, Program, maximize, price_range, program
+from constrained_rl.programs import Optimum, Program, maximize, passage, price_range, program
 
 __all__ = [
     "DISCOUNTED",
@@ -58,6 +58,7 @@ __all__ = [
 ]
 
 _ATTAINED = 1e-6  # how closely the policy must reach the program's optimum
+_STAYS = 1e-9  # a state with less of the long run than this is only passed
 _SAME = 1e-3  # a multiplier whose range is narrower than this share of it is one number
 _NOTHING = 1e-6  # … or narrower than this share of max |r| / max |c_k|, the natural unit
 
@@ -99,7 +100,7 @@ def solve(cmdp: FiniteCMDP, criterion: Criterion = DISCOUNTED) -> Solution:
         return _infeasible(task)
     visits = task.occupancy(best.x)
     if isinstance(criterion, Average):
-        return _of_average(cmdp, best, visits[0], visits[1])
+        return _of_average(cmdp, best, visits)
     cost = price(cmdp, visits)
     found = Solution(True, best.value, cost, best.multipliers, policy_of(visits))
     _require_attained(cmdp, found, criterion)
@@ -136,31 +137,31 @@ def _least_cost(task: Program) -> Floats:  # [K]
 
 def _infeasible(task: Program) -> Solution:
     channels = len(task.limit)
-    shape = task.shape if len(task.shape) == 2 else task.shape[-3:]
     return Solution(
         feasible=False,
         value=float("nan"),
         cost=np.full(channels, np.nan),
         multipliers=np.full(channels, np.nan),
-        policy=np.full(shape, np.nan),
+        policy=np.full(task.shape, np.nan),
         least_cost=_least_cost(task),
     )
 
 
-def _of_average(cmdp: FiniteCMDP, best: Optimum, stay: Floats, wander: Floats) -> Solution:
+def _of_average(cmdp: FiniteCMDP, best: Optimum, stay: Floats) -> Solution:
     """A stationary policy where one attains the frequencies, else one that settles.
 
     Stationary: x(s,a) / x(s) where the optimum stays, y(s,a) / y(s) on the way (Puterman 1994,
     §9.3). Settling: in s with probability x(s) / (x(s) + y(s)), before each decision.
     """
-    staying, passing = stay.sum(axis=1), wander.sum(axis=1)
-    stays = staying > 1e-9
+    staying = stay.sum(axis=1)
+    wander = passage(cmdp, staying)
+    stays = staying > _STAYS
     policy = np.where(stays[:, None], policy_of(stay), policy_of(wander))
     found = Solution(True, best.value, price(cmdp, stay), best.multipliers, policy)
     if _attains(cmdp, policy, found, Average())[0]:
         return found
-    total = staying + passing
-    settle = np.where(total > 1e-12, staying / np.maximum(total, 1e-12), 1.0)
+    total = np.where(stays, staying, 0) + wander.sum(axis=1)
+    settle = np.where(total > 0, np.where(stays, staying, 0) / np.where(total > 0, total, 1), 1.0)
     settling = Settling(policy_of(wander), settle, policy_of(stay))
     return replace(found, policy=np.full_like(policy, np.nan), settling=settling)
 

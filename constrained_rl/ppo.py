@@ -219,7 +219,7 @@ def mix(streams: Streams, lam: Tensor, config: PPOConfig) -> Batch:
     if config.normalize == "streams":
         advantage = whiten(advantage, streams.mask)
     if config.streams == "single":
-        mixed = advantage[..., 0]
+        mixed, lam = advantage[..., 0], lam[:0]
     else:
         mixed = penalized_advantage(advantage, lam, config.divide)
     if config.normalize == "mixed":

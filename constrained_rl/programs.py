@@ -15,6 +15,8 @@ import numpy as np
 import scipy.sparse as sparse
 from numpy.typing import NDArray
 from scipy.optimize import linprog
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from constrained_rl.errors import InputError
 from constrained_rl.finite import (
@@ -29,6 +31,7 @@ from constrained_rl.finite import (
 )
 
 _TOLERANCE = 1e-10
+_FACE = 1e-9  # of the optimum: how far from it a dual point is still called optimal
 _HIGHS = {"primal_feasibility_tolerance": _TOLERANCE, "dual_feasibility_tolerance": _TOLERANCE}
 _OPTIMAL, _INFEASIBLE, _UNBOUNDED, _UNCLEAR = 0, 2, 3, 4  # SciPy's names of HiGHS' answers
 
@@ -42,13 +45,14 @@ class Program:
     reward: Floats  # [X]
     cost: Floats  # [K, X]
     limit: Floats  # [K]
-    place: NDArray[np.int64]  # [X] of each variable in the flat occupancy
-    shape: tuple[int, ...]  # of the occupancy, [..., S, A]
+    mass: float  # about Σ x, from which HiGHS' absolute tolerances are measured
+    place: NDArray[np.int64]  # of the first variables in the flat occupancy; the others have none
+    shape: tuple[int, ...]  # of the occupancy, [S, A] or [H, S, A]
 
     def occupancy(self, x: Floats) -> Floats:
         """The variables as an array of the occupancy's shape, 0 where there is none."""
         found = np.zeros(self.shape)
-        found.ravel()[self.place] = np.clip(x, 0, None)
+        found.ravel()[self.place] = np.clip(x[: len(self.place)], 0, None)
         return found
 
 
@@ -97,32 +101,73 @@ def _discounted(cmdp: FiniteCMDP) -> Program:
         reward=cmdp.reward.ravel()[pairs],
         cost=cmdp.cost.reshape(channels, states * actions)[:, pairs],
         limit=cmdp.limit,
+        mass=1 / (1 - cmdp.discount) if cmdp.discount < 1 else 1.0,
         place=np.flatnonzero(pairs),
         shape=(states, actions),
     )
 
 
 def _average(cmdp: FiniteCMDP) -> Program:
-    """Σ_a x(s',a) − Σ P x = 0 and Σ_a x(s',a) + Σ_a y(s',a) − Σ P y = ρ(s').
+    """Σ_a x(s',a) − Σ P x = 0 with Σ x = 1, or with Σ_a x(s',a) + Σ_a y(s',a) − Σ P y = ρ(s').
 
-    x are long-run frequencies, y visits on the way there. Right for chains of any structure
-    (Hordijk and Kallenberg 1984, *Constrained undiscounted stochastic dynamic programming*;
-    Puterman 1994, §9.3).
+    x are long-run frequencies, y visits on the way there, without which the program would enter
+    parts of the problem that cannot be reached together. Right for chains of any structure (Hordijk
+    and Kallenberg 1984, *Constrained undiscounted stochastic dynamic programming*; Puterman 1994,
+    §9.3). Where every state that can be reached leads to every other, any split is possible, and
+    the first form, without y, is solved more accurately.
     """
     states, actions, channels = cmdp.sizes
-    departures, arrivals = _flows(cmdp)
-    balance = departures - arrivals
-    nothing = np.zeros(states * actions)
-    costs = cmdp.cost.reshape(channels, states * actions)
+    step = cmdp.transition.max(axis=1) > 0
+    live = reachable(step, cmdp.initial > 0)
+    parts, _ = connected_components(csr_array(step[np.ix_(live, live)]), connection="strong")
+    pairs, kept = np.flatnonzero(np.repeat(live, actions)), np.flatnonzero(live)
+    departures, arrivals = (matrix[kept][:, pairs] for matrix in _flows(cmdp))
+    balance = (departures - arrivals)[:-1]  # the last equation follows from the others
+    more = 0 if parts == 1 else len(pairs)  # number of y
+    if parts == 1:
+        flow = sparse.vstack([balance, np.ones((1, len(pairs)))], format="csr")
+        arrived = np.ones(1)
+    else:
+        flow = sparse.block_array(
+            [[balance, None], [departures, departures - arrivals]], format="csr"
+        )
+        arrived = cmdp.initial[live]
+    costs = cmdp.cost.reshape(channels, states * actions)[:, pairs]
     return Program(
-        flow=sparse.block_array([[balance, None], [departures, balance]], format="csr"),
-        inflow=np.concatenate([np.zeros(states), cmdp.initial]),
-        reward=np.concatenate([cmdp.reward.ravel(), nothing]),
-        cost=np.concatenate([costs, np.zeros_like(costs)], axis=1),
+        flow=flow,
+        inflow=np.concatenate([np.zeros(len(kept) - 1), arrived]),
+        reward=np.concatenate([cmdp.reward.ravel()[pairs], np.zeros(more)]),
+        cost=np.concatenate([costs, np.zeros((channels, more))], axis=1),
         limit=cmdp.limit,
-        place=np.arange(2 * states * actions),
-        shape=(2, states, actions),
+        mass=1.0,
+        place=pairs,
+        shape=(states, actions),
     )
+
+
+def passage(
+    cmdp: FiniteCMDP,
+    share: Floats,  # [S] long-run share of each state
+) -> Floats:  # [S, A]
+    """Shortest visits y that bring the first states to where they stay, by Σ y at its least.
+
+    Σ_a y(s',a) − Σ P y = ρ(s') − share(s').
+    """
+    states, actions, _ = cmdp.sizes
+    live = reachable(cmdp.transition.max(axis=1) > 0, cmdp.initial > 0)
+    pairs, kept = np.flatnonzero(np.repeat(live, actions)), np.flatnonzero(live)
+    departures, arrivals = (matrix[kept][:, pairs] for matrix in _flows(cmdp))
+    result = linprog(
+        c=np.ones(len(pairs)),
+        A_eq=(departures - arrivals)[:-1],
+        b_eq=(cmdp.initial - share / share.sum())[live][:-1],
+        method="highs",
+    )
+    if result.status != _OPTIMAL:
+        raise RuntimeError(f"HiGHS found no way to the long run: {result.message}")
+    visits = np.zeros(states * actions)
+    visits[pairs] = np.clip(result.x, 0, None)
+    return visits.reshape(states, actions)
 
 
 def _horizon(cmdp: FiniteCMDP, decisions: int) -> Program:
@@ -138,6 +183,7 @@ def _horizon(cmdp: FiniteCMDP, decisions: int) -> Program:
         reward=np.tile(cmdp.reward.ravel(), decisions),
         cost=np.tile(costs, (1, decisions)),
         limit=cmdp.limit,
+        mass=1.0,
         place=np.arange(decisions * states * actions),
         shape=(decisions, states, actions),
     )
@@ -146,7 +192,7 @@ def _horizon(cmdp: FiniteCMDP, decisions: int) -> Program:
 def _flows(cmdp: FiniteCMDP) -> tuple[Any, Any]:  # [S, S·A] each, sparse
     """Departures Σ_a x(s',a) and arrivals Σ_{s,a} P(s'|s,a) x(s,a), as matrices on x."""
     states, actions, _ = cmdp.sizes
-    arrivals = sparse.csr_array(cmdp.transition.reshape(states * actions, states).T)
+    arrivals = csr_array(cmdp.transition.reshape(states * actions, states).T)
     departures = sparse.kron(sparse.eye_array(states), np.ones((1, actions)), format="csr")
     return departures, arrivals
 
@@ -162,14 +208,26 @@ def maximize(
     Raises:
         InputError: the objective has no upper bound; the message names the loop that pays.
     """
-    rules = {"A_eq": task.flow, "b_eq": task.inflow, "A_ub": costs, "b_ub": limits}
-    result = _run({"c": -objective, **rules})
+    unit, units = _unit(objective), np.array([_unit(row) for row in costs])
+    rules = {
+        "A_eq": task.flow,
+        "b_eq": task.inflow / task.mass,
+        "A_ub": costs / units[:, None],
+        "b_ub": limits / units / task.mass,
+    }
+    result = _run({"c": -objective / unit, **rules})
     if result.status == _INFEASIBLE:
         return None
     if result.status == _UNBOUNDED:
         raise InputError(_endless_gain(task, objective, costs))
-    prices = np.clip(-result.ineqlin.marginals, 0, None) + 0.0  # no −0.0
-    return Optimum(result.x, 0.0 - float(result.fun), prices)
+    prices = np.clip(-result.ineqlin.marginals * unit / units, 0, None) + 0.0  # no −0.0
+    x = result.x * task.mass
+    return Optimum(x, float(objective @ x) + 0.0, prices)
+
+
+def _unit(row: Floats) -> float:
+    """Its largest entry: HiGHS' tolerances are absolute, so it gets numbers of about 1."""
+    return float(np.abs(row).max(initial=0.0)) or 1.0
 
 
 def _run(task: dict[str, Any]) -> Any:  # noqa: ANN401  SciPy's OptimizeResult has no types
@@ -210,12 +268,14 @@ def price_range(task: Program, optimum: Optimum) -> tuple[Floats, Floats]:  # [K
     that limit) is ∞.
     """
     equations, channels = task.flow.shape[0], len(task.limit)
-    dual = sparse.hstack([task.flow.T, sparse.csr_array(task.cost.T)])
-    level = np.concatenate([task.inflow, task.limit])
-    slack = 1e-9 * max(1.0, abs(optimum.value))
-    task_rules = {
+    unit, units = _unit(task.reward), np.array([_unit(row) for row in task.cost])
+    # v in units of reward, λ of reward per cost, b and d of the mass
+    dual = sparse.hstack([task.flow.T, csr_array((task.cost / units[:, None]).T)])
+    level = np.concatenate([task.inflow, task.limit / units]) / task.mass
+    best = optimum.value / unit / task.mass
+    rules = {
         "A_ub": sparse.vstack([-dual, level[None]], format="csr"),
-        "b_ub": np.append(-task.reward, optimum.value + slack),
+        "b_ub": np.append(-task.reward / unit, best + _FACE * max(1.0, abs(best))),
         "bounds": [(None, None)] * equations + [(0, None)] * channels,
     }
     ends = np.empty((2, channels))
@@ -223,6 +283,7 @@ def price_range(task: Program, optimum: Optimum) -> tuple[Floats, Floats]:  # [K
         for row, sign in enumerate((1.0, -1.0)):
             aim = np.zeros(equations + channels)
             aim[equations + k] = sign
-            found = _run({"c": aim, **task_rules})
+            found = _run({"c": aim, **rules})
             ends[row, k] = sign * found.fun if found.status == _OPTIMAL else sign * -np.inf
+    ends *= unit / units
     return np.clip(ends[0], 0, None) + 0.0, ends[1]

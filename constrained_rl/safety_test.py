@@ -135,24 +135,22 @@ class Certificate:
 
     @property
     def claim(self) -> str:
-        """What is certified, in one sentence, true of all bounds at once; and what is not."""
+        """What is certified, a clause that is true of all bounds at once, whatever the verdict."""
         held = " and ".join(f"{b.name}: {b.quantity} ≤ {b.upper:.4g}" for b in self.bounds)
-        failed = [b for b in self.bounds if not b.passed]
-        short = ", ".join(b.name for b in failed if b.mean <= b.limit)
-        above = ", ".join(b.name for b in failed if b.mean > b.limit)
-        told = f"With {100 * self.confidence:g} % confidence, {held}."
-        if above:
-            told += f" The samples' mean exceeds the limit of {above}."
-        if short:
-            told += (
-                f" The samples keep the limit of {short}, but are too few or too spread to show it."
-            )
-        return told
+        return f"With {100 * self.confidence:g} % confidence, {held}"
 
     @property
     def caveats(self) -> list[str]:
-        """What weakens the claim in this sample; nothing where nothing does."""
+        """Why it failed, and what weakens it in this sample; nothing where nothing does."""
         found = []
+        failed = [b for b in self.bounds if not b.passed]
+        if above := ", ".join(b.name for b in failed if b.mean > b.limit):
+            found.append(f"The samples' mean exceeds the limit of {above}.")
+        if short := ", ".join(b.name for b in failed if b.mean <= b.limit):
+            found.append(
+                f"The samples' mean keeps the limit of {short}, but they are too few, or spread "
+                "too widely, to show it."
+            )
         for bound in self.bounds:
             if bound.method == "t" and bound.alike:
                 unseen = 1 - (1 - self.confidence) ** (1 / bound.n)

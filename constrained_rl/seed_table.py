@@ -109,7 +109,7 @@ def summarize_seeds(curves: Sequence[Curves]) -> list[SeedSummary]:
 def seed_table(summaries: Sequence[SeedSummary]) -> Table:
     """The summaries on a terminal."""
     table = Table(title=f"last {LAST} iterations, over seeds", title_justify="left")
-    table.add_column("setting", overflow="fold")
+    table.add_column("setting", overflow="fold", min_width=14)
     for name in ("seeds", "return, IQM", "limits kept", "excess %", "kept from", "P(better)"):
         table.add_column(name, justify="right")
     for s in summaries:

@@ -30,8 +30,9 @@ class ValueNorm(Moments):
     @property
     def deviation(self) -> Tensor:
         """σ [S]."""
-        least = (LEAST_DEVIATION * self.mean.abs()).clamp_min(1e-8)  # a stream of zeros
-        return torch.maximum(self.var.sqrt(), least)
+        deviation = torch.maximum(self.var.sqrt(), LEAST_DEVIATION * self.mean.abs())
+        # Nothing but zeros so far: the first cost must not count as infinitely many deviations.
+        return torch.where(deviation > 0, deviation, torch.ones_like(deviation))
 
     def restore(self, value: Tensor) -> Tensor:  # [..., S] -> [..., S]
         """Critics' outputs v in return units, V = σ v + μ."""

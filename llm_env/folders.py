@@ -30,7 +30,7 @@ def kind_of(folder: Path) -> Kind:
     Raises:
         InputError: no command made it, or its config was lost.
     """
-    found = next((kind for kind in KINDS if kind.owns(folder)), None)
+    found = owner(folder)
     if found is not None:
         return found
     if not (folder / "config.toml").is_file():
@@ -53,19 +53,24 @@ def refuse_evaluation(folder: Path) -> None:
         raise InputError(
             f"{folder} is a model; evaluate it with: crl llm evaluate {folder} --prompts FILE"
         )
-    found = next((kind for kind in KINDS if kind.owns(folder)), None)
+    found = owner(folder)
     if found is not None and found.evaluation:
         raise InputError(f"{folder} was made by {found.command}; {found.evaluation}")
 
 
 def training_of(folder: Path) -> Path | None:
     """The run of `crl llm train` that a folder is, or whose policy/ or best/ it is."""
-    return next((home for home in (folder, folder.parent) if config_names(home, "policy")), None)
+    return next((home for home in (folder, folder.parent) if owner(home) is TRAINING), None)
+
+
+def owner(folder: Path) -> Kind | None:
+    """The kind that claims a folder; a run on an environment is claimed by none."""
+    return next((kind for kind in KINDS if kind.owns(folder)), None)
 
 
 def refuse_certificate(folder: Path, prompts: Path | None) -> None:
     """Say what can be certified, where this folder cannot."""
-    found = next((kind for kind in KINDS if kind.owns(folder)), None)
+    found = owner(folder)
     if found is not None or (folder / "config.json").is_file():
         what = "a model" if found is None else f"made by {found.command}"
         raise InputError(
@@ -123,6 +128,13 @@ def repeat_evaluation(folder: Path) -> None:
     )
 
 
+TRAINING = Kind(
+    "crl llm train",
+    lambda folder: config_names(folder, "policy"),
+    resume_training,
+    report_training,
+    "its models are policy and best in it: crl llm evaluate FOLDER --prompts FILE",
+)
 KINDS = (
     Kind("crl llm compare", comparison.is_comparison, comparison.finish, comparison.write_report),
     Kind(
@@ -132,13 +144,7 @@ KINDS = (
         rounds.write_report,
         "its models are rounds/<k>/policy in it: crl llm evaluate FOLDER --prompts FILE",
     ),
-    Kind(
-        "crl llm train",
-        lambda folder: config_names(folder, "policy"),
-        resume_training,
-        report_training,
-        "its models are policy and best in it: crl llm evaluate FOLDER --prompts FILE",
-    ),
+    TRAINING,
     Kind(
         "crl llm sft or score",
         lambda folder: config_names(folder, "task"),

@@ -152,6 +152,74 @@ def test_the_default_rule_comes_first_and_no_two_runs_are_the_same_seed_of_a_pai
     assert len(set(keys)) == len(keys)
 
 
+def record(regret, violation, lam, algorithm="scale_free"):
+    """A finished run on a problem of one constraint."""
+    exact = {"value": 0.0, "cost": [4.0], "regret": regret, "violation": violation}
+    return {
+        "problem": "toll",
+        "algorithm": algorithm,
+        "last": exact,
+        "ergodic": exact,
+        "multipliers": [lam],
+        "time_to_feasibility": 100.0,
+        "violation_regret": 0.1,
+        "cpu_seconds": 1.0,
+    }
+
+
+def test_scores_of_four_runs_by_hand(exact, tmp_path):
+    import exact_cases
+    import exact_summary
+
+    problem = exact_cases.from_file(Path(toll(tmp_path / "toll.npz")))  # λ* = 1
+    runs = [record(0.01, 0.0, 1.1), record(0.02, 0.04, 1.2), record(0.03, 0.06, 0.8)]
+    failed = {"problem": "toll", "algorithm": "scale_free", "failed": "NaN"}
+    score = exact_summary.judged(exact_summary.scored([*runs, failed], {"toll": problem}))
+    assert score["regret"]["value"] == pytest.approx(0.02)  # of three values none is cut
+    assert score["violation"]["value"] == pytest.approx(0.1 / 3)
+    assert score["within"]["value"] == 0.5  # 0 and .04 of four
+    assert score["multiplier_error"]["value"] == pytest.approx(0.5 / 3)  # .1, .2, .2
+    assert (score["runs"], score["failed"], score["settled"]) == (4, 1, 3)
+    assert score["targets"] == {
+        "regret": True,
+        "violation": False,
+        "within": False,
+        "multiplier_error": True,
+    }
+
+
+def test_the_best_static_weight_is_chosen_by_regret(exact, tmp_path):
+    import exact_cases
+    import exact_summary
+
+    problem = exact_cases.from_file(Path(toll(tmp_path / "toll.npz")))
+    runs = [record(0.5, 0.0, 1.0, "static λ*"), record(0.4, 0.2, 3.0, "static 3 λ*")]
+    found = exact_summary.scores_of(problem, [*runs, record(0.1, 0.0, 1.0)])
+    assert found["best static"]["chosen"] == "static 3 λ*"
+    assert found["best static"]["violation"]["value"] == pytest.approx(0.2)
+
+
+def test_other_units_are_compared_with_the_plain_runs(exact, tmp_path):
+    import exact_cases
+    import exact_summary
+
+    problem = exact_cases.from_file(Path(toll(tmp_path / "toll.npz")))
+    rewards, costs = exact_cases.scaled(problem)
+    assert rewards.yardstick.solution.multipliers == pytest.approx([100.0])
+    assert costs.yardstick.cmdp.limit == pytest.approx([0.04])
+    plain = [record(regret, 0.0, 1.0) for regret in (0.01, 0.02)]
+    worse = [{**record(regret, 0.0, 100.0), "problem": rewards.name} for regret in (0.03, 0.05)]
+    alike = [{**record(regret, 0.0, 100.0), "problem": costs.name} for regret in (0.01, 0.02)]
+    rows = exact_summary.robustness([problem, rewards, costs], [*plain, *worse, *alike])
+    assert [(row["problem"], row["change"]) for row in rows] == [
+        ("toll", "rewards × 100"),
+        ("toll", "costs × .01"),
+    ]
+    # every changed run has more regret; of four pairs one is more, one less and two are equal
+    assert [row["improvement"]["value"] for row in rows] == [1.0, 0.5]
+    assert [row["targets"]["unaltered"] for row in rows] == [False, True]
+
+
 @pytest.mark.slow
 def test_a_killed_table_goes_on_with_the_runs_it_has(tmp_path):
     file = toll(tmp_path / "toll.npz")

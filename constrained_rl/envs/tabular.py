@@ -23,27 +23,40 @@ from constrained_rl.finite import FiniteCMDP, require_ends
 
 
 class Lottery:
-    """Draws from many discrete distributions at once, by their cumulative probabilities."""
+    """Draws from many discrete distributions at once, by their cumulative probabilities.
+
+    Rows of few outcomes are compared bound by bound; where there are more than `FEW`, one binary
+    search over all rows, the cumulative probabilities of row i shifted by i, takes less.
+    """
+
+    FEW = 8
 
     def __init__(self, probability: Floats) -> None:  # [R, S] one distribution per row
         rows, outcomes = np.nonzero(probability)
+        count = np.bincount(rows)  # [R] outcomes of each row
+        shape = (len(probability), int(count.max()))  # [R, M]
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # place within its row
-        shape = (len(probability), int(rank.max()) + 1)  # [R, M]
         self.outcome = np.zeros(shape, dtype=np.int64)
         self.outcome[rows, rank] = outcomes
         mass = np.zeros(shape)
         mass[rows, rank] = probability[rows, outcomes]
         # The last outcome takes what rounding leaves of 1: its bound is never compared.
-        last = np.bincount(rows) - 1
-        bound = np.where(np.arange(shape[1]) < last[:, None], mass.cumsum(axis=1), 1.0)
-        self.bounds = tuple(np.ascontiguousarray(column) for column in bound[:, :-1].T)
+        self._last = count - 1
+        bound = np.where(np.arange(shape[1]) < self._last[:, None], mass.cumsum(axis=1), 1.0)
+        self._bounds = tuple(np.ascontiguousarray(column) for column in bound[:, :-1].T)
+        self._shifted = (bound + np.arange(len(bound))[:, None]).ravel()  # [R·M], ascending
 
     def draw(self, row: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
         """One outcome for each row: the number of bounds that the uniform number has passed."""
         uniform = random.random(len(row))
-        column = np.zeros(len(row), dtype=np.int64)
-        for bound in self.bounds:
-            column += uniform >= bound[row]
+        if len(self._bounds) < self.FEW:
+            column = np.zeros(len(row), dtype=np.int64)
+            for bound in self._bounds:
+                column += uniform >= bound[row]
+        else:
+            passed = np.searchsorted(self._shifted, row + uniform, side="right")
+            # row + uniform may round up to row + 1, which is another row's
+            column = np.minimum(passed - row * self.outcome.shape[1], self._last[row])
         drawn: NDArray[np.int64] = self.outcome[row, column]
         return drawn
 

@@ -1,8 +1,8 @@
 """A seeded enumerable language: eight tokens, four prompts, a Llama as reference, two score tables.
 
-The reference is a random Llama whose weights are spread so far that it is not uniform. Scores have
-effects of each token at each place, of neighbours and of whole responses, all different by prompt;
-half of what raises the reward raises the cost too, so that the constraint has a price.
+The reference is a random Llama whose weights are spread so far that it is not uniform. Scores add
+effects of each token under each prompt, at each place and after each neighbour, which a Llama of one
+layer can represent; what raises the reward raises the cost too, so that the constraint has a price.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 WORDS = ("<eos>", *"abcdefg")
 PROMPTS = ("a b", "c", "d e f", "g a")
 LONGEST = 4
-WHOLE = 0.25
-"""deviation of a response's own effect beside 1 for tokens and 1 for neighbours"""
 SPREAD = 1.75
 """deviation of the scores under the reference"""
 COMMON = 0.5
@@ -91,19 +89,18 @@ def small_llama(seed: int, width: int) -> PreTrainedModel:
 
 
 def _effects(language: Language, rng: np.random.Generator) -> Floats:  # [X, Y]
-    """Σ_t w[x, t, y_t] + Σ_t v[x, y_{t−1}, y_t] + WHOLE · e[x, y]."""
+    """Σ_t a[x, y_t] + b[t, y_t] + v[y_{t−1}, y_t], the effects of one variance."""
     prompts, size = len(language.prompts), len(language.tokenizer)
     ids = language.response_ids.numpy()
     longest = ids.shape[1]
-    token = rng.normal(size=(prompts, longest, size)) / longest**0.5
-    pair = rng.normal(size=(prompts, size, size)) / longest**0.5
-    found = WHOLE * rng.normal(size=(prompts, len(ids)))
+    by_prompt = rng.normal(size=(prompts, size))
+    by_place, by_neighbour = rng.normal(size=(longest, size)), rng.normal(size=(size, size))
+    found = np.zeros((prompts, len(ids)))
     for t in range(longest):
-        found += token[:, t, ids[:, t]]
+        found += by_prompt[:, ids[:, t]] + by_place[t, ids[:, t]]
         if t > 0:
-            found += pair[:, ids[:, t - 1], ids[:, t]]
-    effects: Floats = found
-    return effects
+            found += by_neighbour[ids[:, t - 1], ids[:, t]]
+    return found
 
 
 def _standardized(table: Floats, mass: Floats) -> Floats:

@@ -1,11 +1,20 @@
 """Certificates that cannot be given: tests, samples and runs that do not fit."""
 
+from pathlib import Path
+
 import numpy as np
 
 from constrained_rl.certificate import Request, prepare
 from constrained_rl.safety_test import SafetyTest
 from tests.bad_input.case import Case, both, copied_run
 from tests.bad_input.project import TRAINED, made, project
+
+
+def comparison(folder: Path) -> None:
+    """What marks a comparison's folder."""
+    (folder / "run").mkdir()
+    (folder / "run/comparison").touch()
+
 
 CERTIFY = ("certify", "run")
 ONCE = (*TRAINED, "align.iterations=1")
@@ -107,6 +116,13 @@ CASES = (
         ("certify", "policy"),
         ("policy is a model", "runs of `crl train` and `crl llm train`"),
         project(),
+    ),
+    Case(
+        "certify a comparison",
+        "a comparison, to certify",
+        CERTIFY,
+        ("run is made by crl llm compare", "runs of `crl train` and `crl llm train`"),
+        comparison,
     ),
     Case(
         "certify without prompts",

@@ -24,6 +24,9 @@ def plan(*arguments):
     return ("llm", "plan", "train.toml", *arguments)
 
 
+IDENTITY = "align.constraint.transform=identity"
+
+
 def without(text):
     """A change: the config lacks something."""
     return written("train.toml", TRAIN.replace(text, ""))
@@ -362,6 +365,51 @@ PLAN = (
     ),
 )
 
+DUAL = (
+    Case(
+        "price of nothing",
+        "a price of no cost",
+        ("llm", "dual", "--model", "policy", "--prompts", "prompts.txt", "--reward", "reward"),
+        ("--cost missing", "or the config of the training run"),
+        project(),
+    ),
+    Case(
+        "price without a KL term",
+        "a price without a KL term",
+        ("llm", "dual", "train.toml", "align.ppo.kl_coefficient=0"),
+        ("align.ppo.kl_coefficient is 0", "set it as the training run will"),
+        project(),
+    ),
+    Case(
+        "price of standardised streams",
+        "a price where λ is none",
+        ("llm", "dual", "train.toml", "align.ppo.normalize=streams"),
+        ("ppo.normalize='streams'", "is no price; use normalize='mixed'"),
+        project(),
+    ),
+    Case(
+        "price of a tail",
+        "a price of what is no mean",
+        ("llm", "dual", "train.toml", "align.constraint.transform=cvar"),
+        ("transform='cvar'", "use identity, probability, indicator or excess"),
+        project(),
+    ),
+    Case(
+        "price of one prompt",
+        "a price from one prompt",
+        ("llm", "dual", "train.toml", "--samples", "4"),
+        ("found 1 prompt; the interval is over prompts, give at least 2",),
+        project(written("prompts.txt", "hello\n")),
+    ),
+    Case(
+        "price of the impossible",
+        "a price of a limit that no response keeps",
+        ("llm", "dual", "train.toml", "--samples", "4", "costs.harm.limit=-90", IDENTITY),
+        ("no reweighting of the samples meets the limit", "the limit -90)", "raise the limit"),
+        project(),
+    ),
+)
+
 
 def half_on_cpu():
     import torch
@@ -378,4 +426,4 @@ PYTHON = (
         project(),
     ),
 )
-CASES = (*MODELS, *SETTINGS, *DATA, *PLAN, *PYTHON)
+CASES = (*MODELS, *SETTINGS, *DATA, *PLAN, *DUAL, *PYTHON)

@@ -10,6 +10,7 @@ from constrained_rl.advantages import (
     group_normalized,
     leave_one_out,
     penalized_advantage,
+    scale_by_spreads,
     whiten,
 )
 from constrained_rl.errors import InputError
@@ -79,6 +80,20 @@ def test_each_stream_has_its_own_discounts():
     ends = torch.tensor([[False, True]])
     found = gae(zero[:, :2] + 1, zero, ends, no | ends, tensor(1, 0.5), tensor(1, 0))
     assert found[0, 0].tolist() == [2.0, 1.0]
+
+
+def test_a_known_chance_of_ending_is_averaged_over():
+    # p = ¾ at decision 1, which ended: δ_1 = 2 + ½·(1 − ¾)·4 − 2 = ½;  δ_0 = 1;  A_0 = 1 + ¼·½
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    found = gae(
+        tensor([1, 2]).unsqueeze(-1),
+        tensor([1, 2, 4]).unsqueeze(-1),
+        torch.cat([zero, zero + 0.75], 1),
+        torch.tensor([[False, True]]),
+        tensor(0.5),
+        tensor(0.5),
+    )
+    assert found.flatten().tolist() == [1.125, 0.5]
 
 
 def per_episode(reward, value, terminated, done, mask, gamma, lam):
@@ -279,3 +294,35 @@ def test_lambda_is_a_price_for_leave_one_out_and_none_for_group_normalisation(se
 def test_a_group_of_one_row_is_refused(rule):
     with pytest.raises(InputError, match="1 of 2 groups hold one row"):
         rule(torch.zeros(3, 1), torch.tensor([0, 0, 1]))
+
+
+# scale
+
+
+def test_the_mixture_is_measured_by_its_streams_spreads():
+    # Reward ±4, cost ±2: at λ = 2 the mixture is 0 for certain, and stays 0.
+    advantage = tensor([4, 2], [-4, -2]).unsqueeze(0)
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    lam = tensor(2)
+    mixed = penalized_advantage(advantage, lam)
+    assert scale_by_spreads(mixed, advantage, lam, mask).tolist() == [[0, 0]]
+    # At λ = 1: (4 − 2)/2 = ±1, and the unit is (4 + 2)/2 = 3.
+    lam = tensor(1)
+    mixed = penalized_advantage(advantage, lam)
+    found = scale_by_spreads(mixed, advantage, lam, mask)
+    assert_close(found, tensor([1 / 3, -1 / 3]))
+
+
+@given(seeds, st.floats(0, 10), st.booleans())
+def test_spreads_keep_the_mixture_within_a_deviation_of_1(seed, price, divide):
+    # σ(A_r − λ A_c) ≤ σ_r + λ σ_c
+    g = torch.Generator().manual_seed(seed)
+    advantage = torch.randn(4, 5, 2, generator=g, dtype=torch.float64)
+    mask = torch.rand(4, 5, generator=g) < 0.8
+    mask[0, :2] = True
+    lam = torch.tensor([price], dtype=torch.float64)
+    mixed = penalized_advantage(advantage, lam, divide)
+    found = scale_by_spreads(mixed, advantage, lam, mask, divide)
+    assert found[mask].std(correction=0) <= 1 + 1e-9
+    assert abs(found[mask].mean()) < 1e-9
+    assert (found[~mask] == 0).all()

@@ -11,6 +11,7 @@ from constrained_rl.cmdp import (
     generator_state,
     make_vec,
     read_cost,
+    read_ending,
     require_finite_observations,
     require_next_step,
     restore_generator,
@@ -385,3 +386,21 @@ def test_lists_of_names_that_differ_are_named():
     one.cost_names, other.cost_names = ["a"], ["b"]
     with pytest.raises(InputError, match="differ in cost_names"):
         cost_names(sync(one, other))
+
+
+# read_ending
+
+
+def test_an_unknown_chance_of_ending_is_nan_where_something_was_played():
+    assert np.isnan(read_ending({}, played(True, False))).tolist() == [True, False]
+
+
+def test_a_known_chance_of_ending_is_read_where_something_was_played():
+    info = {"termination": np.array([0.25, 0.5])}
+    assert read_ending(info, played(True, False)).tolist() == [0.25, 0.0]
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.5, float("nan")])
+def test_a_chance_of_ending_that_is_no_probability_is_refused(wrong):
+    with pytest.raises(InputError, match=r"termination.*sub-environment 1.*\[0, 1\]"):
+        read_ending({"termination": np.array([0.5, wrong])}, played(True, True))

@@ -25,11 +25,10 @@ class Zeros:
         return torch.tensor(obs)
 
 
-def collector_of(envs, horizon, channels, policy=None):
+def collector_of(envs, horizon, channels, policy=None, burn_in=0):
     names = tuple(map(str, range(channels)))
-    return VectorCollector(
-        envs, policy or Zeros(), Windowing(horizon), names, 0, torch.device("cpu")
-    )
+    windowing = Windowing(horizon, burn_in)
+    return VectorCollector(envs, policy or Zeros(), windowing, names, 0, torch.device("cpu"))
 
 
 def two_environments():
@@ -117,6 +116,41 @@ def test_a_nan_reward_is_refused_but_one_at_a_reset_step_is_nobodys():
         collector_of(vector(Scripted([(1, 0), (nan, 0)])), 4, 1).collect()
 
 
+# burn-in
+
+
+@pytest.mark.parametrize(("burn_in", "costs"), [(0, [1, 1]), (3, [1, 1, 5])])
+def test_the_first_window_after_a_burn_in_also_holds_long_episodes(burn_in, costs):
+    # Cost 1 per step. Episodes of 1 step end at steps 1, 3, 5, 7 (resets between them), the first
+    # one of 5 steps at step 5: a window of 4 sees it only if 1 … 4 steps were played before.
+    envs = vector(Scripted([(0, 1)]), Scripted([(0, 1)] * 5))
+    rollout = collector_of(envs, 4, 1, burn_in=burn_in).collect()
+    assert sorted(rollout.episodes.cost.flatten().tolist()) == costs
+    assert rollout.episodes.length.tolist() == rollout.episodes.cost.flatten().tolist()
+    assert rollout.reward.shape == (2, 4)
+    assert rollout.obs[1, 0].tolist() == [0, burn_in]  # steps made in the long episode
+
+
+@pytest.mark.parametrize("env_id", [DETOUR, CARTPOLE])
+@pytest.mark.parametrize("windows", [0, 2])
+def test_a_restored_collector_repeats_the_burn_in_of_a_restart_only(env_id, windows):
+    original, copy = real_collector(env_id, burn_in=5), real_collector(env_id, 9, burn_in=5)
+    for _ in range(windows):
+        original.collect()
+    original.at_checkpoint(77)
+    copy.collect()
+    tensors = {}
+    copy.load_state_dict(unpack(pack(original.state_dict(), tensors), tensors))
+    for _ in range(3):
+        assert rollouts_equal(original.collect(), copy.collect())
+
+
+def test_a_reward_of_the_burn_in_that_is_no_number_is_refused():
+    envs = vector(Scripted([(float("nan"), 0), (1, 0), (1, 0)]))
+    with pytest.raises(NonFiniteError, match="returns of the burn-in: 1 of 1"):
+        collector_of(envs, 4, 1, burn_in=2).collect()
+
+
 # channels
 
 
@@ -140,12 +174,14 @@ def test_without_cost_channels_the_rollout_has_none():
 # state
 
 
-def real_collector(env_id, seed=0, vectorization="auto"):
+def real_collector(env_id, seed=0, vectorization="auto", burn_in=0):
     envs = make_vec(env_id, 3, seed, vectorization)
     torch.manual_seed(0)
     spaces = envs.single_observation_space, envs.single_action_space
     policy = MLPPolicy(*spaces, NetworkConfig(hidden=(4,)))
-    return VectorCollector(envs, policy, Windowing(7), ("cost",), seed, torch.device("cpu"))
+    return VectorCollector(
+        envs, policy, Windowing(7, burn_in), ("cost",), seed, torch.device("cpu")
+    )
 
 
 def rollouts_equal(a, b):

@@ -167,6 +167,33 @@ def test_a_lottery_draws_each_outcome_with_its_probability():
     assert counts[0, 0] == counts[1, 1] == counts[1, 2] == 0
 
 
+def test_a_lottery_of_many_outcomes_draws_each_with_its_probability():
+    # 12 outcomes 0, 2, …, 22 of chance 1/12 each, one certain outcome, and two of ¾ and ¼.
+    many, certain, two = np.zeros((3, 24))
+    many[::2], certain[5], two[[3, 23]] = 1 / 12, 1, (0.75, 0.25)
+    lottery = Lottery(np.array([many, certain, two]))
+    assert lottery.outcome.shape[1] > Lottery.FEW
+    draws = lottery.draw(np.repeat([0, 1, 2], 12_000), np.random.default_rng(0)).reshape(3, -1)
+    counts = np.array([np.bincount(row, minlength=24) for row in draws])
+    # Standard deviations sqrt(12 000 p (1 − p)): 30 and 47; 4 of them.
+    assert counts[0, ::2] == pytest.approx(np.full(12, 1000), abs=120)
+    assert counts[2, [3, 23]] == pytest.approx([9000, 3000], abs=190)
+    assert counts[1, 5] == counts[0, ::2].sum() == counts[2, [3, 23]].sum() == 12_000
+
+
+class Largest:
+    """A generator whose uniform numbers are the largest below 1."""
+
+    def random(self, count):
+        return np.full(count, np.nextafter(1, 0))
+
+
+@pytest.mark.parametrize("outcomes", [3, 12])
+def test_the_largest_uniform_number_draws_the_last_outcome_of_its_own_row(outcomes):
+    lottery = Lottery(np.full((3, outcomes), 1 / outcomes))
+    assert lottery.draw(np.array([0, 1, 2]), Largest()).tolist() == [outcomes - 1] * 3
+
+
 def test_tables_pay_reward_and_cost_of_the_state_and_action():
     # Two states, the action is the next state, nothing ends within 1e-9; reward = 10 s + a.
     cmdp = FiniteCMDP(

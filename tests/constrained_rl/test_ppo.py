@@ -315,6 +315,7 @@ def test_during_the_warm_up_only_the_critics_learn_and_lambda_holds():
     [
         ("constant", [1, 1, 1]),
         ("linear", [1, 0.75, 0.5]),
+        ("quadratic", [1, 0.5625, 0.25]),
         ("cosine", [1, 0.5 + 0.25 * math.sqrt(2), 0.5]),
     ],
 )
@@ -329,7 +330,7 @@ def test_warm_up_rises_from_0_and_the_rest_is_spread_over_what_remains():
 
 
 @given(
-    st.sampled_from(["constant", "linear", "cosine"]),
+    st.sampled_from(["constant", "linear", "quadratic", "cosine"]),
     st.floats(0, 1, exclude_max=True),
     st.floats(0, 1),
 )

@@ -107,11 +107,11 @@ def test_a_verdict_names_what_is_bounded_and_how():
     assert (wear.quantity, wear.mean, wear.upper, wear.passed) == ("E[C]", 0.5, 1.0, False)
 
 
-def test_the_claim_says_why_a_limit_is_not_shown_to_be_kept():
-    few = SafetyTest(limit=1.0)([0.0, 1.0, 0.0])
-    assert "too few or too spread" in few.claim
-    above = SafetyTest(limit=0.2)([0.0, 1.0, 0.0])
-    assert "mean exceeds the limit of cost" in above.claim
+def test_a_certificate_says_why_a_limit_is_not_shown_to_be_kept():
+    (few, *_) = SafetyTest(limit=1.0)([0.0, 1.0, 0.0]).caveats
+    assert few.startswith("The samples' mean keeps the limit of cost, but they are too few")
+    (above, *_) = SafetyTest(limit=0.2)([0.0, 1.0, 0.0]).caveats
+    assert above == "The samples' mean exceeds the limit of cost."
 
 
 def test_equal_samples_do_not_let_students_t_claim_certainty_in_silence():

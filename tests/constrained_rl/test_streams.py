@@ -1,5 +1,7 @@
 """Episode costs corrected by the critics: exact on whole episodes, whatever the critic says."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -18,7 +20,7 @@ def window(cost, done, first, finished):
         action=torch.zeros(1, len(cost)),
         reward=torch.zeros(1, len(cost)),
         cost=torch.tensor(cost, dtype=torch.float64).reshape(1, -1, 1),
-        terminated=no,
+        terminated=torch.tensor([done]),
         done=torch.tensor([done]),
         mask=~no,
         episodes=Episodes(zeros.double(), zeros.double()[:, None], zeros, zeros, zeros),
@@ -62,8 +64,18 @@ def test_a_masked_decision_counts_for_nothing():
     rollout = window([1, 2, 4, 8], [False, True, False, True], [True, False, True, False], 2)
     rollout.mask[0, 2:] = False
     rollout.first[0, 2] = False
-    # (1 + 2 − V(0)) / 2 episodes + V(0), with V(0) = 1
-    assert corrected(rollout, [1, 1, 50, 50, 50]).item() == 2
+    # (1 + 2 − V(0)) / 1 end + V(0)
+    assert corrected(rollout, [1, 1, 50, 50, 50]).item() == 3
+
+
+def test_a_known_chance_of_ending_counts_instead_of_its_draw():
+    # Every decision costs 1 and ends the episode with ½, so V = 2 knows everything; that three
+    # episodes of four ended by chance says nothing more.
+    rollout = window([1, 1, 1, 1], [True, True, False, True], [True, True, True, False], 3)
+    rollout = replace(rollout, ending=torch.full((1, 4), 0.5))
+    assert corrected(rollout, [2, 2, 2, 2, 2]).tolist() == [2]
+    # V = 0 knows nothing: 4 paid over 4 · ½ expected ends
+    assert corrected(rollout, [0, 0, 0, 0, 0]).tolist() == [2]
 
 
 @pytest.mark.parametrize("missing", ["first", "end"])

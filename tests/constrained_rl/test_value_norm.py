@@ -14,9 +14,15 @@ def test_values_are_restored_to_return_units():
     norm = ValueNorm(2)
     value = torch.tensor([[1.0, -1.0]])
     assert torch.equal(norm.restore(value), value)  # before the first merge
-    norm.merge(torch.tensor([[6.0, 0.0], [14.0, 0.0]]))
-    # μ = (10, 0), σ = (4, 0 → the least deviation 0.01)
-    assert norm.restore(value).flatten().tolist() == pytest.approx([14.0, -0.01])
+    norm.merge(torch.tensor([[6.0, 3.0], [14.0, 3.0]]))
+    # μ = (10, 3), σ = (4, 0 → a hundredth of μ)
+    assert norm.restore(value).flatten().tolist() == pytest.approx([14.0, 3 - 0.03])
+
+
+def test_a_stream_of_zeros_keeps_its_units():
+    norm = ValueNorm(1)
+    norm.merge(torch.zeros(5, 1))
+    assert norm.restore(torch.tensor([[0.5]])).item() == 0.5
 
 
 def with_statistics(scale, shift, **ppo):
@@ -91,6 +97,6 @@ def test_value_statistics_are_part_of_the_state():
 
 
 def test_what_is_off_leaves_no_trace_in_a_checkpoint():
-    state = tiny().parts.state_dict()
+    state = tiny(ppo={"normalize_values": False}).parts.state_dict()
     assert "value_norm" not in state
     assert "auxiliary" not in state["policy"]
