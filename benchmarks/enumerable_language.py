@@ -50,16 +50,16 @@ CONTROLLERS: dict[str, dict[str, object]] = {
     "log": {"kind": "gradient", "learning_rate": 0.05, "initial": 1.0, "parameterization": "log"},
 }
 DEFAULT = "scale_free"
-ITERATIONS, QUICK_ITERATIONS = 400, 60
+ITERATIONS, QUICK_ITERATIONS = 400, 10
 PPO: dict[str, object] = {
     "kl_coefficient": BETA,
     "epochs": 1,
-    "minibatches": 16,
+    "minibatches": 4,
     "schedule": "linear",
     "learning_rate": 3e-3,
     "critic_learning_rate": 3e-3,
     "value_clip": None,
-    "entropy": 0.5,
+    "entropy": 0.3,
     "entropy_schedule": "linear",
 }
 TASK: dict[str, object] = {
@@ -273,7 +273,7 @@ def main() -> None:
             if out:
                 write(document, out)
     if not document["one_shot"]:
-        document["one_shot"] = one_shot(list(range(3)), 2 if arguments.quick else 30)
+        document["one_shot"] = one_shot([0] if arguments.quick else [0, 1, 2], 20)
     console = Console(width=120)
     print_runs(document["runs"], console)
     print_estimates(document["one_shot"], console)

@@ -24,6 +24,7 @@ from transformers.utils import logging
 import constrained_rl as crl
 from constrained_rl.checkpoint import write_text
 from constrained_rl.cmdp import make_vec
+from constrained_rl.envs import BUILT_IN
 from constrained_rl.provenance import provenance
 from llm_env.generation import generate
 
@@ -50,6 +51,11 @@ def stepping(env_id: str, count: int = 4096, steps: int = 200) -> Measure:
         return count * steps
 
     return lambda: timed(work)
+
+
+def short_name(env_id: str) -> str:
+    """Without the package's name."""
+    return env_id.removeprefix("constrained_rl/")
 
 
 def training(env_id: str, steps: int, **settings: dict[str, int]) -> Measure:
@@ -101,9 +107,14 @@ def main() -> None:
     logging.set_verbosity_error()
     gymnasium.logger.min_level = gymnasium.logger.ERROR
     measures: dict[str, Measure] = {
-        "stepping Detour-v0, 4096 sub-environments": stepping("constrained_rl/Detour-v0"),
-        "stepping PointHazard-v0, 4096 sub-environments": stepping("constrained_rl/PointHazard-v0"),
-        "training on Detour-v0 (defaults)": training("constrained_rl/Detour-v0", 32_768),
+        **{
+            f"stepping {short_name(env_id)}, 4096 sub-environments": stepping(env_id)
+            for env_id in BUILT_IN
+        },
+        **{
+            f"training on {short_name(env_id)} (defaults)": training(env_id, 32_768)
+            for env_id in ("constrained_rl/Detour-v0", "constrained_rl/Garnet-v0")
+        },
         "training on PointHazard-v0 (defaults)": training("constrained_rl/PointHazard-v0", 4_096),
         "training on PointHazard-v0, minibatch 1 024": training(
             "constrained_rl/PointHazard-v0", 8_192, env={"num_envs": 64}

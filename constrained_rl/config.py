@@ -148,8 +148,8 @@ class PPOConfig(Section):
     divide: bool = True
     """divide the mixed advantage by 1 + Σλ"""
     normalize: Literal["mixed", "spreads", "streams", "none"] = "mixed"
-    """after mixing, divide by the mixture's own deviation (whiten) or by σ_r + Σ λ_k σ_k of its streams;
-whiten each stream before it (then λ is no price); or not"""
+    """after mixing, divide by the mixture's own deviation (whiten) or by σ_r + Σ λ_k σ_k of its
+    streams; whiten each stream before it (then λ is no price); or not"""
     streams: Literal["separate", "single"] = "separate"
     """one stream per cost, or the published shaping baseline's single stream R − νC"""
     kl_coefficient: NonNegative = 0.0
@@ -245,10 +245,10 @@ class ScaleFreeConfig(Section):
 
     kind: Literal["scale_free"] = "scale_free"
     """controller"""
-    kp: NonNegative = 3.0
+    kp: NonNegative = 1.0
     """proportional gain"""
     ki: NonNegative = 0.02
-    """integral gain per update"""
+    """integral gain per update, times the factor of the learning rate's schedule"""
     initial: NonNegative = 0.0
     """λ at the start, in true units"""
     maximum: Positive = 50.0

@@ -110,6 +110,8 @@ class Signal:
     cost_spread: Tensor  # [K] standard deviation of transformed costs over episodes or groups
     cost_scale: Tensor  # [K] standard deviation of each cost's advantages, before mixing
     reward_scale: float  # the same of the reward's advantages
+    length: float  # mean decisions of an episode
+    pace: float = 1.0  # factor of the policy's learning rate in this iteration's schedule
 
     @property
     def violation(self) -> Tensor:
@@ -144,7 +146,7 @@ class Constraints:
                     f"the environment reports {channels} cost(s); give one limit per cost"
                 )
 
-    def signal(self, episodes: Episodes, streams: Streams) -> Signal | None:
+    def signal(self, episodes: Episodes, streams: Streams, pace: float = 1.0) -> Signal | None:
         """Update the estimates; `None` when no episode finished, and then λ holds.
 
         `None` also while an estimator has too few episodes for a number.
@@ -174,6 +176,8 @@ class Constraints:
             cost_spread=torch.tensor(spread, dtype=torch.float64),
             cost_scale=scale[1:],
             reward_scale=float(scale[0]),
+            length=float(streams.mask.sum()) / len(episodes),
+            pace=pace,
         )
 
     def streams(self, rollout: Rollout) -> Tensor:

@@ -66,12 +66,12 @@ class Learner:
             for name, value in metrics.items():
                 totals[name] = totals[name] + value if name in totals else value
         totals = self.engine.world.sum(totals)
-        metrics = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
-        for name, value in metrics.items():
-            if not math.isfinite(value):
+        found = dict(zip(totals, torch.stack(list(totals.values())).tolist(), strict=True))
+        for name, number in found.items():
+            if not math.isfinite(number):
                 require_finite(name, totals[name])
         self.engine.step()
-        return metrics
+        return found
 
     def _shares(self, batch: Batch) -> list[Callable[[], LossShare]]:
         """This rank's shares of all losses; each builds its graph when it is called."""

@@ -203,7 +203,7 @@ class MLPPolicy(nn.Module):
         x: Tensor = self.encoder(obs)
         if x.ndim == 2:
             return _columns(self.net, x)
-        return _columns(self.net, x.flatten(0, -2)).unflatten(1, x.shape[:-1])
+        return _columns(self.net, x.flatten(0, -2)).view(-1, *x.shape[:-1])
 
     def gaussian(self, out: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [..., A] and ln σ ([A], or [..., A] by state) from the network's output."""
@@ -248,7 +248,7 @@ class MLPPolicy(nn.Module):
 
         A vector environment may write its next observation into the same array.
         """
-        weight = self.net[-1].weight  # asked at every step; parameters() walks all modules
+        weight = next(self.net[-1].parameters())  # of all modules it takes as long as the copy
         return torch.tensor(np.asarray(obs), device=weight.device, dtype=weight.dtype)
 
     def update_statistics(self, rollout: Rollout) -> None:
@@ -286,12 +286,12 @@ class StackedCritic(nn.Module):
             if layer == 0:
                 streams, _, width = weight.shape
                 x = torch.addmm(bias.view(-1, 1), weight.mT.flatten(0, 1), x)
-                x = x.unflatten(0, (streams, width))
+                x = x.view(streams, width, -1)
             else:
                 x = torch.baddbmm(bias.mT, weight.mT, x)
             if layer < last:
                 x = x.tanh()
-        return x.squeeze(1).t().unflatten(0, lead)
+        return x.squeeze(1).t().view(*lead, -1)
 
     def update_statistics(self, rollout: Rollout) -> None:
         """Merge a rollout's observations into the normaliser."""

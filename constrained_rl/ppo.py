@@ -123,12 +123,12 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
     """
     while parts.iteration < iterations:
         clock = Clock()
-        set_schedules(parts, parts.iteration / iterations)
+        pace = set_schedules(parts, parts.iteration / iterations)
         rollout = parts.collector.collect()
         clock.mark("collect")
         streams = annotate(rollout, parts)
         clock.mark("annotate")
-        signal = parts.constraints.signal(rollout.episodes, streams)
+        signal = parts.constraints.signal(rollout.episodes, streams, pace)
         lam = parts.multiplier.update(None if parts.warming else signal)
         batch = mix(streams, lam, parts.config)
         metrics = ppo_update(batch, parts)
@@ -281,8 +281,11 @@ def schedule_factor(schedule: Schedule, progress: float, warmup: float = 0.0) ->
             return 0.5 * (1 + math.cos(math.pi * rest))
 
 
-def set_schedules(parts: Parts, progress: float) -> None:
-    """Move learning rates and the entropy weight to where `progress` puts them."""
+def set_schedules(parts: Parts, progress: float) -> float:
+    """Move learning rates and the entropy weight to where `progress` puts them.
+
+    Returns the factor of the learning rates.
+    """
     config = parts.config
     factor = schedule_factor(config.schedule, progress, config.warmup)
     parts.policy_learner.scale_learning_rate(factor)
@@ -291,3 +294,4 @@ def set_schedules(parts: Parts, progress: float) -> None:
     parts.policy_objective.entropy = config.entropy * schedule_factor(
         config.entropy_schedule, progress
     )
+    return factor

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from constrained_rl.envs import BUILT_IN, tabular_settings
+from constrained_rl.envs import BUILT_IN, FINITE, tabular_settings
 from constrained_rl.errors import InputError
 from constrained_rl.finite import FiniteCMDP
 from constrained_rl.occupancy import occupancy, uniform_policy
@@ -21,8 +21,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "static_shaping": {"multiplier": {"kind": "fixed", "weight": 1.0}},
     "ppo_lagrangian": {"multiplier": {"kind": "gradient", "learning_rate": 0.05}},
     "pid_lagrangian": {"multiplier": {"kind": "pid", "kp": 1.0, "ki": 0.02, "relative": True}},
-    "scale_free": {"multiplier": {"kind": "scale_free"}, "constraint": {"corrected": True}},
+    "scale_free": {
+        "multiplier": {"kind": "scale_free"},
+        "constraint": {"corrected": True, "estimator": {"kind": "ema", "decay": 0.5}},
+    },
 }
+
+QUIET: dict[str, Any] = {
+    "multiplier": {"kp": 5.0, "ki": 0.2},
+    "constraint": {"estimator": {"kind": "mean"}},
+}
+"""`scale_free` where the environment knows its chance of ending, so that estimates hardly jitter"""
 
 SUMMARIES: dict[str, str] = {
     "ppo": "unconstrained; costs are reported only",
@@ -55,4 +64,6 @@ def defaults(name: str, env_id: str | None, cmdp: FiniteCMDP | None = None) -> d
     elif env_id in BUILT_IN:
         tree = merge(tree, {"env": {"id": env_id}})
         tree = merge(tree, BUILT_IN[env_id].settings)
+    if name == "scale_free" and (cmdp is not None or env_id in {row.id for row in FINITE}):
+        tree = merge(tree, QUIET)
     return tree

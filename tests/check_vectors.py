@@ -126,7 +126,7 @@ def preference_losses(case: Case) -> Pairs:
 def trajectory(multiplier: Multiplier, case: Case, limit: float) -> Pairs:
     lam = [
         multiplier.update(
-            Signal(tensor([cost]), tensor([limit]), tensor([1.0]), tensor([1.0]), 1.0)
+            Signal(tensor([cost]), tensor([limit]), tensor([1.0]), tensor([1.0]), 1.0, 1.0)
         )[0]
         for cost in case["mean_costs"]
     ]

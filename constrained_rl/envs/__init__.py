@@ -22,8 +22,8 @@ class BuiltIn:
 
 
 TABULAR: dict[str, Any] = {
-    "total_steps": 400 * 4096,
-    "env": {"num_envs": 128},
+    "total_steps": 400 * 8192,
+    "env": {"num_envs": 256},
     # One-hot states and no hidden layer: policy and critics are look-up tables.
     "network": {"hidden": [], "normalize_observations": False},
     "ppo": {
@@ -32,9 +32,8 @@ TABULAR: dict[str, Any] = {
         "minibatches": 1,
         # Episodes end with 1 − γ, so undiscounted sums are the linear program's discounted values.
         "gamma": 1.0,
-        "gae_lambda": 0.95,
-        "learning_rate": 0.02,
-        "critic_learning_rate": 0.05,
+        "gae_lambda": 0.97,
+        "learning_rate": 0.05,
         "normalize_values": True,
         "normalize": "spreads",
         "schedule": "quadratic",

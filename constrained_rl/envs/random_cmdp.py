@@ -1,8 +1,9 @@
 """Random constrained MDPs from a seed, feasible by construction and with limits that bind.
 
 Garnet problems (Archibald, McKinnon & Thomas 1995): every pair leads to `branching` states with
-Dirichlet(1) probabilities. Rewards are uniform on [0, 1]; half of each cost is the reward itself
-and half is uniform noise, so that what pays also costs.
+Dirichlet(1) probabilities. With u, v_k uniform on [0, 1] for every pair and one κ per problem,
+
+    reward = u²,   cost_k = κ u² + (1 − κ) v_k²,   κ uniform in `SHARE`: what pays also costs
 
 The limits lie between two policies that a linear program finds: the unconstrained optimum, of cost
 U [K], and the safest, which minimises Σ_k C_k / U_k, of cost L. With one slack τ per problem,
@@ -10,8 +11,9 @@ U [K], and the safest, which minimises Σ_k C_k / U_k, of cost L. With one slack
     limit = L + τ (U − L),   τ uniform in `SLACK`
 
 so mixing their occupancies keeps every limit with room to spare, and the unconstrained optimum
-keeps none. A draw is repeated until every limit has a price that matters: λ*_k limit_k of at least
-`BITE` of the optimal value. Letters: S states, A actions, K constraints.
+keeps none. A draw is repeated until every limit has a price that matters, λ*_k limit_k at least
+`BITE` of the optimal value J*, and the uniform policy's value is at least `SPREAD` of it away (the
+unit in which regret is measured). Letters: S states, A actions, K constraints.
 """
 
 from dataclasses import replace

@@ -1,8 +1,9 @@
 """A seeded enumerable language: eight tokens, four prompts, a Llama as reference, two score tables.
 
 The reference is a random Llama whose weights are spread so far that it is not uniform. Scores add
-effects of each token under each prompt, at each place and after each neighbour, which a Llama of one
-layer can represent; what raises the reward raises the cost too, so that the constraint has a price.
+effects of each token under each prompt, at each place and after each neighbour, which a Llama of
+one layer can nearly represent; what raises the reward raises the cost too, so that the constraint
+has a price.
 """
 
 from __future__ import annotations

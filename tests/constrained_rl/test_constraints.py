@@ -124,7 +124,7 @@ def test_transformed_episode_costs_are_paid_at_the_last_decision():
 
 def test_the_violation_is_cost_minus_limit():
     one = tensor(1, 1)
-    assert Signal(tensor(3, 1), tensor(1, 4), one, one, 1.0).violation.tolist() == [2, -3]
+    assert Signal(tensor(3, 1), tensor(1, 4), one, one, 1.0, 1.0).violation.tolist() == [2, -3]
 
 
 # CVaR, confidence bounds, groups

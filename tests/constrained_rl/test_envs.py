@@ -1,17 +1,22 @@
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Discrete
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
+from hypothesis import given
+from hypothesis import strategies as st
 
 from constrained_rl.cmdp import make_vec
-from constrained_rl.envs import BUILT_IN
+from constrained_rl.envs import BUILT_IN, FINITE, tabular_settings
 from constrained_rl.envs.courier import Courier
 from constrained_rl.envs.cruise import Cruise, best_speed
 from constrained_rl.envs.native import NativeVectorEnv
 from constrained_rl.envs.point import GOAL_RADIUS, HAZARD_RADIUS, PointHazard, advance
-from constrained_rl.envs.problems import cmdp_of
+from constrained_rl.envs.problems import NARROW, cmdp_of
+from constrained_rl.envs.random_cmdp import random_cmdp
 from constrained_rl.envs.tabular import Lottery, Tabular, tabular_vec
 from constrained_rl.errors import InputError
 from constrained_rl.oracle import FiniteCMDP, evaluate_policy, solve
@@ -151,9 +156,92 @@ def test_episode_sums_of_the_uniform_policy_have_the_exact_values_as_means():
     assert (np.abs(sums.mean(axis=0) - expected) < 4 * error).all()
 
 
-def test_the_limit_of_detour_is_the_one_of_its_file_and_can_be_met():
-    assert BUILT_IN[DETOUR].limit == tuple(cmdp_of(DETOUR).limit)
-    assert solve(cmdp_of(DETOUR)).feasible
+@pytest.mark.parametrize("row", FINITE, ids=lambda row: row.id)
+def test_the_table_of_finite_problems_is_true(row):
+    cmdp = cmdp_of(row.id)
+    assert row.limit == tuple(cmdp.limit)
+    # ⌈3 / (1 − γ)⌉: 30 at 0.9, 60 at 0.95, 100 at 0.97, 300 at 0.99, 1500 at 0.998
+    burn_in = row.settings["env"]["burn_in"]
+    assert burn_in == {0.9: 30, 0.95: 60, 0.97: 100, 0.99: 300, 0.998: 1500}[cmdp.discount]
+    assert row.settings == tabular_settings(cmdp.discount)
+    assert solve(cmdp).feasible == ("Infeasible" not in row.id)
+
+
+def test_the_corridor_walks_where_it_is_narrow_and_mixes_in_one_cell():
+    found = solve(cmdp_of("constrained_rl/Corridor-v0"))
+    back, walk, run = found.policy.T
+    assert (back == 0).all()
+    assert (walk[NARROW] == 1).all()
+    assert ((run > 0) & (run < 1)).sum() == 1
+    mixed = int(((run > 0) & (run < 1)).argmax())
+    assert (walk[:mixed] == 1).all()  # an early cost is discounted less
+    assert (run[[*range(mixed + 1, NARROW.start), *range(NARROW.stop, len(run))]] == 1).all()
+    assert found.cost == pytest.approx([2.0])
+
+
+@given(st.lists(st.floats(0, 1), min_size=5, max_size=5))
+def test_with_one_price_every_policy_lies_on_one_line(risky):
+    cmdp = cmdp_of("constrained_rl/OnePrice-v0")
+    value, (cost,) = evaluate_policy(cmdp, np.stack([1 - np.array(risky), risky], axis=1))
+    # Safe pays (0.5 + 0 + 1 + 0.2 + 0.3) / 5 = 0.4 per step, 20 steps; the price of risk is 0.8.
+    assert value == pytest.approx(8 + 0.8 * cost)
+
+
+def test_with_one_price_static_weights_give_extremes_and_the_price_itself_nothing():
+    cmdp = cmdp_of("constrained_rl/OnePrice-v0")
+    optimum = solve(cmdp)
+    assert (optimum.value, *optimum.cost, *optimum.multipliers) == pytest.approx((11.2, 4, 0.8))
+
+    def shaped(weight):  # unconstrained optimum of R − νC
+        free = replace(cmdp, reward=cmdp.reward - weight * cmdp.cost[0], limit=np.array([1e6]))
+        return solve(free).policy[:, 1].tolist()
+
+    assert shaped(0.79) == [1.0] * 5  # risk everywhere costs 20
+    assert shaped(0.81) == [0.0] * 5  # costs nothing
+    tied = cmdp.reward - 0.8 * cmdp.cost[0]
+    assert tied[:, 0] == pytest.approx(tied[:, 1])
+
+
+def test_either_limit_of_the_infeasible_problem_can_be_met():
+    cmdp = cmdp_of("constrained_rl/Infeasible-v0")
+    assert evaluate_policy(cmdp, np.array([[1.0, 0.0]]))[1] == pytest.approx([0, 10])
+    assert evaluate_policy(cmdp, np.array([[0.5, 0.5]]))[1] == pytest.approx([5, 5])
+    assert solve(cmdp).least_cost == pytest.approx([0, 0], abs=1e-9)
+
+
+@pytest.mark.parametrize("constraints", [1, 2, 3])
+@pytest.mark.parametrize("seed", [200, 201])
+def test_random_problems_can_be_met_with_room_and_every_limit_binds(seed, constraints):
+    cmdp = random_cmdp(seed, constraints=constraints)
+    solution = solve(cmdp)
+    assert (solution.multipliers * cmdp.limit >= 0.01 * solution.value).all()
+    assert solution.cost == pytest.approx(cmdp.limit)
+    # Stricter limits, by 1 %, can be met as well.
+    assert solve(replace(cmdp, limit=0.99 * cmdp.limit)).feasible
+    assert ((cmdp.transition > 0).sum(axis=-1) == 3).all()
+    again = random_cmdp.__wrapped__(seed, constraints=constraints)
+    assert (again.transition == cmdp.transition).all()
+    assert (again.limit == cmdp.limit).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": -1}, "seed is -1, expected an integer ≥ 0"),
+        ({"states": 2.5}, r"states is 2\.5, expected an integer ≥ 2"),
+        ({"branching": 40}, "branching is 40, expected at most states = 30"),
+        ({"discount": 1.0}, r"discount is 1\.0, expected 0 < discount < 1"),
+        ({"sed": 1}, "does not take the settings {'sed': 1}"),
+    ],
+)
+def test_settings_that_make_no_random_problem_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        cmdp_of("constrained_rl/Random-v0", **settings)
+
+
+def test_only_finite_problems_have_a_cmdp():
+    with pytest.raises(InputError, match=f"{POINT}' is not a built-in finite CMDP"):
+        cmdp_of(POINT)
 
 
 def test_a_lottery_draws_each_outcome_with_its_probability():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ costs = st.lists(st.floats(-50, 50), min_size=1, max_size=25)
 def signal(*cost, limit=1.0):
     cost = torch.tensor(cost, dtype=torch.float64)
     one = torch.ones_like(cost)
-    return Signal(cost, torch.full_like(cost, limit), one, one, reward_scale=1.0)
+    return Signal(cost, torch.full_like(cost, limit), 0 * one, one, 1.0, length=1e9)
 
 
 def run(multiplier, sequence, limit=1.0):
@@ -265,3 +266,58 @@ def test_a_saved_state_does_not_move_with_the_controller(make):
 @each_controller
 def test_without_constraints_lambda_is_empty(make):
     assert make(0).update(signal()).shape == (0,)
+
+
+# in units of the problem
+
+
+def scaled(cost, limit, reward=1.0, unit=1.0, pace=1.0, spread=0.0):
+    """A signal whose rewards are `reward` and whose costs and limit are `unit` times as large."""
+    number = torch.tensor([unit], dtype=torch.float64)
+    return Signal(cost * number, limit * number, spread * number, number, reward, 1e9, pace)
+
+
+def test_the_scale_free_rule_by_hand():
+    rule = ScaleFree(1, kp=3.0, ki=0.2)
+    # ρ = 4/2, D = |limit| = 2; x = (3 − 2)/2 = ½;  I = .2 · min(5x, 1) = .2;  λ = 2 (.2 + 3·½)
+    signal = Signal(*(torch.tensor([x]).double() for x in (3, 2, 0.5, 2)), 4.0, length=5)
+    assert rule.update(signal).item() == pytest.approx(3.4)
+    # x = −½: I = max(0, .2 − .2·2.5) = 0 and λ = 2 max(0, 0 − 1.5)
+    slack = replace(signal, cost=torch.tensor([1.0]).double())
+    assert rule.update(slack).item() == 0
+    # a spread beyond |limit| is the unit, but no more than ½·2·5: x = 1/5, and half the pace moves
+    # I by half as much: I = .1 and λ = 2 (.1 + 3/5)
+    wide = replace(signal, cost_spread=torch.tensor([1e9]).double(), pace=0.5)
+    assert rule.update(wide).item() == pytest.approx(1.4)
+
+
+def test_both_terms_grow_with_a_large_integral():
+    rule = ScaleFree(1, kp=1.0, ki=0.1, initial=10.0)
+    # x = −.1: I = 10 + .1·10·(−.5) = 9.5;  λ = 9.5 + 9.5·(−.1)
+    assert rule.update(scaled(0.9, 1.0)).item() == pytest.approx(8.55)
+
+
+@given(costs, st.floats(-3, 3), st.floats(-3, 3))
+def test_units_change_the_price_and_nothing_else(sequence, reward, unit):
+    reward, unit = 10.0**reward, 10.0**unit
+    plain, other = ScaleFree(1), ScaleFree(1)
+    for cost in sequence:
+        lam = plain.update(scaled(cost, 1.0)).item()
+        assert other.update(scaled(cost, 1.0, reward, unit)).item() == pytest.approx(
+            lam * reward / unit, rel=1e-9, abs=1e-12
+        )
+
+
+def test_a_constant_in_every_step_does_not_drown_the_violation():
+    # Episodes of 10 steps that each pay 100 beside what matters: |limit| = 1000, but a deviation of
+    # 2 in every step is at most 20, and half of it is the unit: x = (1005 − 1000)/10
+    signal = Signal(*(torch.tensor([x]).double() for x in (1005, 1000, 300, 2)), 2.0, length=10)
+    assert ScaleFree(1, kp=1.0, ki=0.0).update(signal).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("cost", [0.0, 1.0])
+def test_a_stream_without_spread_gives_a_finite_price(cost):
+    zero = torch.zeros(1, dtype=torch.float64)
+    signal = Signal(zero + cost, zero, zero, zero, 0.0, length=5)
+    lam = [ScaleFree(1).update(signal).item() for _ in range(3)]
+    assert all(math.isfinite(x) and (x > 0) == (cost > 0) for x in lam)

@@ -28,7 +28,7 @@ def test_every_optimizer_of_dense_gradients_drives_lambda(name):
     # Whatever its moments, the first step on a violated constraint raises λ.
     multiplier = Gradient(1, 0.1, initial=0.5, optimizer=name)
     number = torch.tensor([2.0], dtype=torch.float64)
-    assert multiplier.update(Signal(number, number - 1, number, number, 1.0)) > 0.5
+    assert multiplier.update(Signal(number, number - 1, number, number, 1.0, 1.0)) > 0.5
 
 
 def test_learning_rate_and_options_reach_the_optimizer():

@@ -241,6 +241,21 @@ def test_no_feasible_policy_is_better(criterion, seed, states, actions, channels
         assert (costs <= cost + 1e-6).all()
 
 
+@pytest.mark.parametrize("criterion", [Discounted(), Average(), Horizon(4)], ids=str)
+@pytest.mark.parametrize("seed", [1271, 1316, 1396])
+def test_large_rewards_and_long_horizons_are_solved_as_well(seed, criterion):
+    # HiGHS' tolerances are absolute; unscaled, each of these once failed for one criterion.
+    cmdp = random_cmdp(seed, states=11, actions=5, channels=3)
+    cmdp = replace(cmdp, reward=cmdp.reward * 1e4, discount=0.9995)
+    value, cost = evaluate_policy(cmdp, uniform_policy(cmdp), criterion)
+    cmdp = replace(cmdp, limit=cost + 1e-6 * np.abs(cost))
+    solution, ranges = solve(cmdp, criterion), multiplier_ranges(cmdp, criterion)
+    assert solution.value > value
+    assert evaluate_policy(cmdp, solution.policy, criterion)[0] == pytest.approx(solution.value)
+    assert (ranges.least <= solution.multipliers + 1e-3).all()
+    assert (ranges.greatest >= solution.multipliers - 1e-3).all()
+
+
 @settings(max_examples=8)
 @given(scale=st.floats(0.01, 100), **SMALL)
 def test_multipliers_are_in_units_of_reward_per_cost(scale, seed, states, actions, channels):

@@ -111,22 +111,8 @@ def test_the_command_reads_a_training_config_and_its_transform(crl, folder):
     assert "crl llm train … align.multiplier.initial=" in out
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (("align.ppo.kl_coefficient=0",), "align.ppo.kl_coefficient is 0"),
-        (("align.ppo.normalize=streams",), "is no price"),
-        (("align.constraint.transform=cvar",), "transform='cvar'"),
-        (("align.ppo.kl_coefficient=0.0001",), "effective sample size is 1"),
-    ],
-)
-def test_what_has_no_usable_price_is_refused(crl, folder, settings, message):
-    code, _, errors = crl("llm", "dual", "train.toml", *ASKED, *settings)
-    assert code == 2
-    assert message in errors
-
-
-def test_missing_options_are_named(crl, folder):
-    code, _, errors = crl("llm", "dual", "--model", "policy", "--reward", "reward")
-    assert code == 2
-    assert "--prompts and --cost missing" in errors
+def test_the_command_refuses_a_price_that_a_few_samples_carry(crl, folder):
+    code, out, errors = crl("llm", "dual", "train.toml", *ASKED, "align.ppo.kl_coefficient=1e-4")
+    assert (code, out) == (2, "")
+    assert "effective sample size is 1" in errors
+    assert "start λ at 0" in errors

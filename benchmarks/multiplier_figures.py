@@ -1,0 +1,94 @@
+"""The figures of the study: λ over training against λ*, and a map of what each change costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from constrained_rl.plots import BLUE, INK, MUTED, VERMILLION, grid, save_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TRACES = ("as it is", "λ₀ = 10 λ*", "limit steps down")
+"""conditions whose λ is drawn"""
+
+
+def draw_traces(records: Sequence[Mapping[str, Any]], rules: Sequence[str], stem: Path) -> None:
+    """λ of the first constraint of the first problem, a row per condition, a panel per rule."""
+    problem = records[0]["problem"]
+    shown = [c for c in TRACES if any(r["condition"] == c for r in records)]
+    with style():
+        size = (1.75 * len(rules) + 0.4, 1.5 * len(shown) + 0.5)
+        figure, axes = grid(len(shown), len(rules), size, sharex=True)
+        panels = np.array(axes).reshape(len(shown), len(rules))
+        for (i, j), ax in np.ndenumerate(panels):
+            chosen = [
+                record
+                for record in records
+                if "failed" not in record
+                and record["problem"] == problem
+                and (record["condition"], record["rule"]) == (shown[i], rules[j])
+            ]
+            _trace(ax, chosen)
+            if i == 0:
+                ax.set_title(rules[j])
+            if j == 0:
+                ax.set_ylabel(f"{shown[i]}\nλ / λ*")
+            if i == len(shown) - 1:
+                ax.set_xlabel("iteration")
+    save_figure(figure, stem)
+
+
+def _trace(ax: Axes, records: Sequence[Mapping[str, Any]]) -> None:
+    """λ / λ* of every seed; logarithmic beyond 2, so that 10 λ* fits."""
+    ax.set_yscale("symlog", linthresh=2, linscale=2)
+    ax.set_ylim(0, 40)
+    ax.set_yticks([0, 1, 2, 10, 30], ["0", "1", "2", "10", "30"])
+    ax.axhline(1, color=MUTED, linewidth=0.8, linestyle="--")
+    for record in records:
+        lam = np.array(record["lambda"])[:, 0] / record["price"][0]
+        ax.plot(record["iterations"], np.clip(lam, 0, 40), color=BLUE, linewidth=0.9)
+
+
+def draw_map(table: Mapping[str, Mapping[str, Mapping[str, Any]]], stem: Path) -> None:
+    """Condition × rule: largest violation of the last policies and their mean regret."""
+    conditions = list(table)
+    rules = list(table[conditions[0]])
+    with style():
+        figure, axes = grid(
+            1, 2, (1.2 * len(rules) + 1.4, 0.3 * len(conditions) + 1.0), sharey=True
+        )
+        for ax, (key, title, target) in zip(
+            axes,
+            (
+                ("regret", "mean regret of the last policies, %", 0.02),
+                ("violation", "their largest violation, %", 0.05),
+            ),
+            strict=True,
+        ):
+            rows = [[table[c].get(rule, {}).get(key) for rule in rules] for c in conditions]
+            _cells(ax, np.array(rows, dtype=float), target)
+            ax.set_title(f"{title} (blue: ≤ {100 * target:g})")
+            ax.set_xticks(range(len(rules)), [rule.replace("_", "\n") for rule in rules])
+            ax.set_yticks(range(len(conditions)), conditions)
+    save_figure(figure, stem)
+
+
+def _cells(ax: Axes, values: np.ndarray[Any, Any], target: float) -> None:
+    """Colours by decades from the target: blue below it, red from 30 times on."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    decades = np.log10(np.clip(values / target, 0.1, 30))
+    position = np.where(decades <= 0, 0.5 * (1 + decades), 0.5 + 0.5 * decades / np.log10(30))
+    colors = LinearSegmentedColormap.from_list("target", [BLUE, "#cfe6f5", "#fbe3d3", VERMILLION])
+    ax.imshow(position, cmap=colors, vmin=0, vmax=1, aspect="auto")
+    ax.grid(visible=False)
+    ax.tick_params(length=0, labelsize=7.5)
+    for (i, j), value in np.ndenumerate(values):
+        text = "–" if np.isnan(value) else f"{100 * value:.{1 if value < 0.0995 else 0}f}"
+        color = "white" if position[i, j] < 0.2 else INK
+        ax.text(j, i, text, ha="center", va="center", fontsize=8, color=color)

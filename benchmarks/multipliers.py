@@ -1,0 +1,197 @@
+"""How does λ move under each rule, and what does each rule forgive? A study on known optima.
+
+    python benchmarks/multipliers.py            # all of docs/multipliers.md; can be killed, goes on
+    python benchmarks/multipliers.py --quick    # one problem, three conditions, one seed
+
+Step response, recovery from a bad start, gain, units, batch, stale estimates: every rule trains
+through the ordinary loop with the same settings, one thing changed at a time, and every fifth policy
+is evaluated exactly. Finished runs are kept under --runs and used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from exact import ERRORS, positive, rounded
+from exact_runs import code_digest
+from multiplier_cases import CONDITIONS, RULES, Study, studies
+from multiplier_figures import draw_map, draw_traces
+from multiplier_runs import Record, kept, play_all
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from constrained_rl.checkpoint import write_text
+from constrained_rl.provenance import provenance
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "results" / "multipliers.json"
+IMAGES = ROOT / "docs" / "images"
+WITHIN = 0.05
+"""violation up to which a run counts as within the limits"""
+Summary = dict[str, dict[str, dict[str, Any]]]
+
+
+def summary(records: Sequence[Record]) -> Summary:
+    """Figures by condition and rule, over problems and seeds."""
+    table: Summary = {}
+    for condition in (condition.name for condition in CONDITIONS):
+        for rule in (rule.name for rule in RULES):
+            chosen = [r for r in records if (r["condition"], r["rule"]) == (condition, rule)]
+            if chosen:
+                table.setdefault(condition, {})[rule] = cell(chosen)
+    return table
+
+
+def cell(records: Sequence[Record]) -> dict[str, Any]:
+    """One rule under one condition; failed runs count as outside and are said."""
+    fine = [record for record in records if "failed" not in record]
+    found: dict[str, Any] = {"runs": len(records), "failed": len(records) - len(fine)}
+    if not fine:
+        return found
+    violations = [record["last"]["violation"] for record in fine]
+    regrets = [r["last"]["regret"] for r in fine if r["last"]["regret"] is not None]
+    settled = [record["settling"] for record in fine]
+    return found | {
+        "regret": float(np.mean(regrets)) if regrets else None,
+        "violation": float(max(violations)),
+        "within": sum(violation <= WITHIN for violation in violations) / len(records),
+        "ergodic_regret": float(np.mean([r["ergodic"]["regret"] for r in fine]))
+        if regrets
+        else None,
+        "ergodic_violation": float(max(r["ergodic"]["violation"] for r in fine)),
+        "error": float(np.median([record["error"] for record in fine])),
+        "overshoot": float(np.median([record["overshoot"] for record in fine])),
+        "oscillation": float(np.median([record["oscillation"] for record in fine])),
+        "settling": float(np.median(settled)) if None not in settled else None,  # type: ignore[arg-type]
+        "cpu_seconds": float(np.mean([record["cpu_seconds"] for record in fine])),
+    }
+
+
+def rows_of(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[list[str]]:
+    """A row per condition and rule, as text."""
+
+    def percent(found: Mapping[str, Any], key: str) -> str:
+        value = found.get(key)
+        return "–" if value is None else f"{100 * value:.{1 if abs(value) < 0.1 else 0}f}"
+
+    keys = ("regret", "violation", "ergodic_regret", "ergodic_violation", "error")
+    rows = []
+    for condition, rules in table.items():
+        for rule, found in rules.items():
+            settling = found.get("settling")
+            rows.append(
+                [
+                    condition,
+                    rule,
+                    *(percent(found, key) for key in keys),
+                    *(percent(found, key) for key in ("overshoot", "oscillation")),
+                    "never" if settling is None else f"{settling:.0f}",
+                    f"{round(found.get('within', 0) * found['runs'])} of {found['runs']}",
+                ]
+            )
+    return rows
+
+
+HEADS = (
+    "condition",
+    "rule",
+    "regret",
+    "violation",
+    "averaged: regret",
+    "violation",
+    "λ error",
+    "overshoot",
+    "oscillation",
+    "settled after",
+    "≤ 5 %",
+)
+
+
+def show(table: Summary, console: Console) -> None:
+    """The table; shares in per cent."""
+    view = Table(
+        *HEADS, box=SIMPLE_HEAD, title="the last policy, in per cent; settled in iterations"
+    )
+    previous = ""
+    for row in rows_of(table):
+        view.add_row("" if row[0] == previous else row[0], *row[1:])
+        previous = row[0]
+    console.print(view)
+
+
+def finished(wanted: list[Study], arguments: argparse.Namespace) -> list[Record]:
+    """Records of the runs in their order; what is not there yet is run first, unless `--kept`."""
+    code = code_digest()
+    left, done = kept(wanted, arguments.runs, code)
+    if arguments.kept or not left:
+        return done
+    bar = track(
+        play_all(left, arguments.workers),
+        f"runs ({len(done)} kept)",
+        total=len(left),
+        console=ERRORS,
+    )
+    for record in bar:
+        if "failed" in record:
+            ERRORS.print(f"a run failed: {record['failed']}", markup=False)
+    return kept(wanted, arguments.runs, code)[1]
+
+
+def arguments_of(words: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="Detour, three conditions, one seed")
+    parser.add_argument("--seeds", type=positive, default=1, help="of the published rules")
+    parser.add_argument("--ours", type=positive, default=3, help="seeds of the default rule")
+    parser.add_argument("--iterations", type=positive, help="shorter training")
+    parser.add_argument("--workers", type=positive, default=2)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "multipliers")
+    parser.add_argument("--kept", action="store_true", help="run nothing; show what is finished")
+    parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
+    parser.add_argument("--out", type=Path, help=f"JSON; the whole study writes {OUT.name}")
+    parser.add_argument("--images", type=Path, help="folder of the figures; likewise")
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run what is missing, print, write."""
+    arguments = arguments_of(words)
+    seeds = (1, 1) if arguments.quick else (arguments.seeds, arguments.ours)
+    wanted = studies(*seeds, quick=arguments.quick, iterations=arguments.iterations)
+    try:
+        records = finished(wanted, arguments)
+    except KeyboardInterrupt:
+        ERRORS.print("stopped; finished runs are kept, the same command goes on")
+        return 130
+    if not records:
+        ERRORS.print(f"error: no run of this code is finished in {arguments.runs}", style="red")
+        return 2
+    table = summary(records)
+    document = rounded({"table": table, "runs": records, "provenance": provenance()})
+    whole = not arguments.quick and not arguments.iterations and len(records) == len(wanted)
+    out = arguments.out or (OUT if whole else None)
+    if out is not None:
+        write_text(out, json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n")
+    images = arguments.images or (IMAGES if whole else None)
+    if images is not None:
+        draw_map(table, images / "multiplier_map")
+        draw_traces(records, [rule.name for rule in RULES], images / "multiplier_traces")
+    if arguments.json:
+        print(json.dumps(document, allow_nan=False))
+    else:
+        show(table, Console(width=None if sys.stdout.isatty() else 150))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
