@@ -3,7 +3,7 @@
     python benchmarks/enumerable_language.py [--seeds N] [--others N] [--workers N] [--quick]
 
 Trains a small Llama through the ordinary path (`llm_env.safe_rlhf.alignment`, `ppo.train`) on the
-languages of seeds 0 … N − 1 (settings were chosen on seeds 100–102), evaluates the last policy by
+languages of seeds 0 … N − 1 (settings were chosen on seed 100), evaluates the last policy by
 listing all its responses, and prints a table. Every run is written when it ends: the same command
 goes on where it was stopped. Also: how good one-shot estimates of λ* are, by effective sample size.
 """

@@ -246,5 +246,6 @@ def table_jobs(files: Sequence[Problem], seeds: Seeds, iterations: int | None = 
     proven = [] if files else [problem for problem in problems if problem.name == ONE_PRICE]
     add(3, seeds.ours, proven, weights)
     add(4, seeds.static, [p for p in problems if p not in proven], weights)
-    runs.sort(key=lambda run: run[:2])
+    # Ours on everything, then every other part seed by seed; the grid of weights last.
+    runs.sort(key=lambda run: (run[0] > 0, run[0] == 4, run[1], run[0]))
     return [job_of(problem, algorithm, seed, iterations) for _, seed, problem, algorithm in runs]

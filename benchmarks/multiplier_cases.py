@@ -1,7 +1,7 @@
 """What the study of λ varies: one rule, one change at a time, everything else as in `exact_cases`.
 
-Gains and starting values are those of the rules' authors; a condition changes one thing. Where a
-rule cannot start at 0 (its parameter would be −∞), it starts at 0.001.
+Gains and starting values are those of the rules' authors; a condition changes one thing. A rule
+whose authors do not start it at 0 (where some parameters would be −∞) starts at 0.001 instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STALE = 10
 STEP_AT, LOOSE = 0.25, 1.5
 """share of training after which the limit falls to the problem's own, from this multiple of it"""
 LEAST_START = 1e-3
-"""λ₀ of a rule that cannot start at 0"""
+"""λ₀ in place of 0 for a rule whose authors start above it"""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def _start(factor: float) -> Callable[[RunConfig, Problem], Tree]:
         prices = [price for price in problem.yardstick.solution.multipliers if price > 0]
         start = factor * sum(prices) / len(prices)
         rule = config.multiplier
-        logarithmic = isinstance(rule, GradientConfig) and rule.parameterization != "linear"
-        return {"multiplier": {"initial": max(start, LEAST_START) if logarithmic else start}}
+        assert not isinstance(rule, FixedConfig)
+        return {"multiplier": {"initial": max(start, min(rule.initial, LEAST_START))}}
 
     return change
 

@@ -22,8 +22,7 @@ def draw_traces(records: Sequence[Mapping[str, Any]], rules: Sequence[str], stem
     problem = records[0]["problem"]
     shown = [c for c in TRACES if any(r["condition"] == c for r in records)]
     with style():
-        size = (1.75 * len(rules) + 0.4, 1.5 * len(shown) + 0.5)
-        figure, axes = grid(len(shown), len(rules), size, sharex=True)
+        figure, axes = grid(len(shown), len(rules), (1.7, 1.5), sharex=True, sharey=True)
         panels = np.array(axes).reshape(len(shown), len(rules))
         for (i, j), ax in np.ndenumerate(panels):
             chosen = [
@@ -60,7 +59,7 @@ def draw_map(table: Mapping[str, Mapping[str, Mapping[str, Any]]], stem: Path) -
     rules = list(table[conditions[0]])
     with style():
         figure, axes = grid(
-            1, 2, (1.2 * len(rules) + 1.4, 0.3 * len(conditions) + 1.0), sharey=True
+            1, 2, (0.62 * len(rules) + 1.2, 0.29 * len(conditions) + 1.0), sharey=True
         )
         for ax, (key, title, target) in zip(
             axes,
@@ -89,6 +88,6 @@ def _cells(ax: Axes, values: np.ndarray[Any, Any], target: float) -> None:
     ax.grid(visible=False)
     ax.tick_params(length=0, labelsize=7.5)
     for (i, j), value in np.ndenumerate(values):
-        text = "–" if np.isnan(value) else f"{100 * value:.{1 if value < 0.0995 else 0}f}"
+        text = "failed" if np.isnan(value) else f"{100 * value:.{1 if value < 0.0995 else 0}f}"
         color = "white" if position[i, j] < 0.2 else INK
         ax.text(j, i, text, ha="center", va="center", fontsize=8, color=color)

@@ -111,8 +111,8 @@ def response(
     active, total = price > 0, price.sum()
     relative = cost[:, active] / np.abs(limit[active])
     target = np.sign(limit[active])
-    outside = (np.abs(relative - target) > BAND).any(axis=1)
-    last = iterations[outside].max(initial=start) if outside.any() else start
+    outside: NDArray[np.bool_] = np.any(np.abs(relative - target) > BAND, axis=1)
+    last = iterations[outside].max(initial=start)
     settled = None if outside[-1] else int(max(last - start, 0))
     mean = lam[int(SETTLED * len(lam)) :].mean(axis=0)
     return {

@@ -22,13 +22,14 @@ from constrained_rl.constraint_config import (
     EMAConfig,
     EstimatorConfig,
     MeanConfig,
+    TrackingConfig,
     UpperConfig,
     WindowConfig,
 )
 from constrained_rl.constraints import Constraint, Constraints
 from constrained_rl.engines import Engine, Engines, Optimization
 from constrained_rl.errors import InputError
-from constrained_rl.estimators import EMA, Estimator, Mean, Upper, Window
+from constrained_rl.estimators import EMA, Estimator, Mean, Tracking, Upper, Window
 from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
 from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier, ScaleFree
 from constrained_rl.ppo import Parts
@@ -57,6 +58,8 @@ def build_estimator(config: EstimatorConfig) -> Estimator:
             return Window(config.size)
         case EMAConfig():
             return EMA(config.decay)
+        case TrackingConfig():
+            return Tracking(config.gain)
         case UpperConfig():
             return Upper(config.confidence, config.size)
 

@@ -35,6 +35,15 @@ class EMAConfig(Section):
     """weight of the past"""
 
 
+class TrackingConfig(Section):
+    """Average over iterations, moved by what each update of the policy is expected to change."""
+
+    kind: Literal["tracking"] = "tracking"
+    """estimator"""
+    gain: Annotated[float, Field(gt=0, le=1)] = 0.15
+    """weight of the newest iteration"""
+
+
 class UpperConfig(Section):
     """Upper confidence bound of the mean (Student's t): a margin that shrinks as 1/√episodes."""
 
@@ -47,7 +56,8 @@ class UpperConfig(Section):
 
 
 EstimatorConfig = Annotated[
-    MeanConfig | WindowConfig | EMAConfig | UpperConfig, Field(discriminator="kind")
+    MeanConfig | WindowConfig | EMAConfig | TrackingConfig | UpperConfig,
+    Field(discriminator="kind"),
 ]
 _WITH_THRESHOLD = ("probability", "indicator", "excess")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from constrained_rl.errors import InputError, require_finite
-from constrained_rl.estimators import Estimator, Tail
+from constrained_rl.estimators import Estimator, Tail, Tracking
 from constrained_rl.rollout import Episodes, Rollout, Streams
 from constrained_rl.transforms import (
     Per,
@@ -179,6 +179,17 @@ class Constraints:
             length=float(streams.mask.sum()) / len(episodes),
             pace=pace,
         )
+
+    @property
+    def tracking(self) -> bool:
+        """Whether an estimate wants to know what an update of the policy changes."""
+        return any(isinstance(estimator, Tracking) for estimator in self.estimators)
+
+    def expect(self, change: Tensor) -> None:
+        """Tell the estimates what the update just made is expected to change, [K]."""
+        for estimator, moved in zip(self.estimators, change.tolist(), strict=True):
+            if isinstance(estimator, Tracking):
+                estimator.expect(moved)
 
     def streams(self, rollout: Rollout) -> Tensor:
         """Cost streams [B, T, K]: step costs, or the transformed episode cost at its last decision.

@@ -94,6 +94,43 @@ class EMA:
         self._mean = mean
 
 
+class Tracking:
+    """Average over the past that knows how far the policy has moved since: no noise, and no lag.
+
+    Ĵ ← (1 − g) (Ĵ + ΔĴ) + g J,   g = max(gain, 1/n) at the n-th estimate
+
+    ΔĴ is what the last update was expected to change (`streams.expected_change`): a Kalman filter
+    of fixed gain whose model of motion is the policy gradient. An EMA with this gain alone would
+    answer 1/g iterations late.
+    """
+
+    def __init__(self, gain: float) -> None:
+        self._gain = gain
+        self._mean, self._count = 0.0, 0
+
+    def update(self, cost: Tensor) -> float:
+        """Blend in the mean of `cost` [E]."""
+        self._count += 1
+        gain = max(self._gain, 1 / self._count)
+        self._mean = (1 - gain) * self._mean + gain * float(cost.mean())
+        return self._mean
+
+    def expect(self, change: float) -> None:
+        """Move the estimate by what an update of the policy is expected to change."""
+        self._mean += change
+
+    def state_dict(self) -> dict[str, object]:
+        """Return the average and how many estimates made it."""
+        return {"mean": self._mean, "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Restore the average."""
+        mean, count = state["mean"], state["count"]
+        assert isinstance(mean, float)
+        assert isinstance(count, int)
+        self._mean, self._count = mean, count
+
+
 class Upper:
     """Upper confidence bound of the mean, x̄ + t_{n−1, level} s / √n (Student 1908).
 

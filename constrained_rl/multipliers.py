@@ -282,7 +282,7 @@ class ScaleFree:
     and f, the factor of the policy's learning rate, keeps the damping the same as the policy slows
     down. max(1, I) lets both terms reach a price that is far too high. ½ σ_k L is half a deviation
     of advantage in every step: it knows nothing of a constant that every step pays, which |d_k|
-    and S_k do. Averages start at their first observation. [docs/multipliers.md](../docs/multipliers.md) has the study.
+    and S_k do. Averages start at their first observation. The study: docs/multipliers.md.
 
     Args:
         count: number of multipliers, K.
@@ -324,7 +324,7 @@ class ScaleFree:
         return self.lam.clone()
 
     def _violation(self, signal: Signal, cost_scale: Tensor) -> Tensor:
-        """x [K] in [−1, 1]."""
+        """Violation x [K] in [−1, 1]."""
         length = self._average("length", torch.full_like(cost_scale, signal.length), 0.98)
         unit = signal.limit.abs().maximum(self._average("spread", signal.cost_spread, 0.98))
         unit = unit.minimum(0.5 * cost_scale * length)

@@ -29,6 +29,7 @@ from constrained_rl.streams import (
     compare_rows,
     corrected_costs,
     discounts,
+    expected_change,
     stream_names,
 )
 from constrained_rl.value_norm import ValueNorm
@@ -132,6 +133,7 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
         lam = parts.multiplier.update(None if parts.warming else signal)
         batch = mix(streams, lam, parts.config)
         metrics = ppo_update(batch, parts)
+        track(rollout, streams, parts)
         update_statistics(rollout, streams, parts)
         if parts.synchronize is not None:
             parts.synchronize()
@@ -155,8 +157,7 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
     config, decisions = parts.config, rollout.reward.shape[1]
     logp = rollout.behaviour_logp
     if logp is None:
-        forward = parts.policy_learner.engine.forward
-        logp = by_rows(rollout, lambda i: forward(rollout.obs[i], rollout.action[i])[0], parts)
+        logp = log_probabilities(rollout, parts)
     logp = require_finite("log-probabilities", logp * rollout.mask)
     kl = None
     if parts.reference is not None:
@@ -190,6 +191,20 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
     )
 
 
+def log_probabilities(rollout: Rollout, parts: Parts) -> Tensor:  # [B, T]
+    """Of the decisions taken, under the policy as it is now."""
+    forward = parts.policy_learner.engine.forward
+    return by_rows(rollout, lambda i: forward(rollout.obs[i], rollout.action[i])[0], parts)
+
+
+@torch.no_grad()
+def track(rollout: Rollout, streams: Streams, parts: Parts) -> None:
+    """Tell the constraints what the update just made is expected to change, if they ask."""
+    if parts.constraints.tracking and not parts.warming:
+        logp = log_probabilities(rollout, parts)
+        parts.constraints.expect(expected_change(rollout, streams, logp))
+
+
 def by_rows(
     rollout: Rollout, forward: Callable[[Tensor | slice], Tensor], parts: Parts
 ) -> Tensor:  # [B, …]
@@ -208,6 +223,8 @@ def values(rollout: Rollout, learner: Learner, parts: Parts) -> Tensor:  # [B, T
     value = require_finite("values", by_rows(rollout, lambda i: forward(rollout.obs[i]), parts))
     if parts.value_norm is not None:
         value = parts.value_norm.restore(value)
+        if parts.value_norm.count == 0:  # outputs have no units yet, and 0 suits any
+            value = torch.zeros_like(value)
     if value.shape[1] == rollout.reward.shape[1]:  # rows end in a terminal state, of value 0
         value = torch.cat([value, torch.zeros_like(value[:, :1])], dim=1)
     return value

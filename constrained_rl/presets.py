@@ -28,8 +28,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 QUIET: dict[str, Any] = {
-    "multiplier": {"kp": 5.0, "ki": 0.2},
-    "constraint": {"estimator": {"kind": "mean"}},
+    "multiplier": {"kp": 4.0, "ki": 0.2},
+    "constraint": {"estimator": {"kind": "tracking", "gain": 0.15}},
 }
 """`scale_free` where the environment knows its chance of ending, so that estimates hardly jitter"""
 

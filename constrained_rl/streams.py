@@ -13,7 +13,7 @@ from constrained_rl.advantages import charge_kl, group_normalized, leave_one_out
 from constrained_rl.config import PPOConfig
 from constrained_rl.constraints import Constraints
 from constrained_rl.errors import InputError
-from constrained_rl.rollout import Rollout
+from constrained_rl.rollout import Rollout, Streams
 
 
 def stream_names(constraints: Constraints, config: PPOConfig) -> tuple[str, ...]:
@@ -61,16 +61,37 @@ def corrected_costs(
     p a good one leaves no noise in it: the control variate of doubly robust estimates (Jiang & Li
     2016, eq. 10, on policy). None without a first decision or an end.
     """
-    first, ending = rollout.first, rollout.done.to(value)
-    if rollout.ending is not None:
-        truncated = rollout.done & ~rollout.terminated
-        ending = torch.where(truncated, ending, rollout.ending.to(value))
+    first, ending = rollout.first, episode_ends(rollout).to(value)
     ends = ending[rollout.mask].double().sum()
     if first is None or ends == 0 or not bool(first.any()):
         return None
     delta = streams + (1 - ending.unsqueeze(-1)) * value[:, 1:] - value[:, :-1]
     surprise = delta[rollout.mask][:, 1:].double().sum(0) / ends
     return value[:, :-1][first][:, 1:].double().mean(0) + surprise
+
+
+def episode_ends(rollout: Rollout) -> Tensor:  # [B, T]
+    """1 where an episode ends; where it is chance and known, its probability."""
+    done = rollout.done.to(torch.get_default_dtype())
+    if rollout.ending is None:
+        return done
+    truncated = rollout.done & ~rollout.terminated
+    return torch.where(truncated, done, rollout.ending.to(done))
+
+
+def expected_change(
+    rollout: Rollout,
+    streams: Streams,
+    logp: Tensor,  # [B, T] of the policy after the update
+) -> Tensor:  # [K] float64
+    """What an update is expected to change of the episode costs, by importance weights.
+
+    ΔJ_k = Σ_t (π_new / π_old − 1) A_k / E, with E the episodes that ended: the performance
+    difference to first order (Kakade & Langford 2002, eq. 3).
+    """
+    moved = (logp - streams.logp).exp() - 1
+    gain = (moved.unsqueeze(-1) * streams.advantage[..., 1:])[rollout.mask].double().sum(0)
+    return gain / episode_ends(rollout)[rollout.mask].double().sum().clamp_min(1)
 
 
 def compare_rows(

@@ -97,8 +97,8 @@ class AlignConfig(Section):
         if self.constraint.per == "group" and self.ppo.advantage != "gae":
             raise ValueError(
                 f"ppo.advantage = {self.ppo.advantage!r} compares a response with the others "
-                "of its prompt, but under constraint.per = 'group' what they pay depends on it; use "
-                "ppo.advantage = 'gae'"
+                "of its prompt, but under constraint.per = 'group' what they pay depends on it; "
+                "use ppo.advantage = 'gae'"
             )
         if self.constraint.per == "group" and self.responses_per_prompt < 2:
             raise ValueError(

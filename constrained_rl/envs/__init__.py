@@ -21,19 +21,20 @@ class BuiltIn:
     settings: dict[str, Any]  # of a run, above the preset's: what is known to work here
 
 
+ITERATION = 8192
+"""decisions of an iteration in tabular problems"""
 TABULAR: dict[str, Any] = {
-    "total_steps": 400 * 8192,
-    "env": {"num_envs": 256},
+    "total_steps": 400 * ITERATION,
     # One-hot states and no hidden layer: policy and critics are look-up tables.
     "network": {"hidden": [], "normalize_observations": False},
     "ppo": {
-        "horizon": 32,
-        "epochs": 10,
+        "epochs": 3,
         "minibatches": 1,
         # Episodes end with 1 − γ, so undiscounted sums are the linear program's discounted values.
         "gamma": 1.0,
-        "gae_lambda": 0.97,
-        "learning_rate": 0.05,
+        "gae_lambda": 0.98,
+        "learning_rate": 0.15,
+        "critic_learning_rate": 0.05,
         "normalize_values": True,
         "normalize": "spreads",
         "schedule": "quadratic",
@@ -47,13 +48,17 @@ BURN_IN = 3
 
 
 def tabular_settings(discount: float) -> dict[str, Any]:
-    """`TABULAR` for a problem of this γ: the first windows wait for ⌈3 / (1 − γ)⌉ steps.
+    """`TABULAR` for a problem of this γ, whose episodes take 1 / (1 − γ) steps on average.
 
-    Episodes end with probability 1 − γ, so by then e⁻³ = 5 % of the first ones are still played and
-    finished episodes are hardly shorter than they will be in the long run.
+    A window holds a quarter of a mean episode, as a power of two from 32 to 256: values that are
+    bootstrapped more often than that know too little of a long episode. The first window waits for
+    three mean episodes; by then e⁻³ = 5 % of the first ones are still played, and finished ones are
+    hardly shorter than they will be in the long run.
     """
-    burn_in = math.ceil(round(BURN_IN / (1 - discount), 6))
-    return {**TABULAR, "env": {**TABULAR["env"], "burn_in": burn_in}}
+    length = 1 / (1 - discount)
+    horizon = 2 ** min(max(round(math.log2(length / 4)), 5), 8)
+    env = {"num_envs": ITERATION // horizon, "burn_in": math.ceil(round(BURN_IN * length, 6))}
+    return {**TABULAR, "env": env, "ppo": {**TABULAR["ppo"], "horizon": horizon}}
 
 
 def _finite(

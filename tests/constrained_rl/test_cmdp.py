@@ -180,9 +180,7 @@ def test_unknown_environments_are_refused_with_near_names_ours_first():
         make_vec("Detuor-v0", 2, seed=0)
     with pytest.raises(InputError, match=r"near names: .*CartPole-v1"):
         make_vec("CartPol-v1", 2, seed=0)
-    with pytest.raises(
-        InputError, match=r"near names: constrained_rl/Coin-v0, constrained_rl/De"
-    ):
+    with pytest.raises(InputError, match=r"near names: constrained_rl/Coin-v0, constrained_rl/De"):
         make_vec("xyzzy", 2, seed=0)
     with pytest.raises(InputError, match="module no_such_module cannot be imported"):
         make_vec("no_such_module:Thing-v0", 2, seed=0)

@@ -19,6 +19,12 @@ def test_values_are_restored_to_return_units():
     assert norm.restore(value).flatten().tolist() == pytest.approx([14.0, 3 - 0.03])
 
 
+def test_before_it_knows_any_unit_a_critic_says_nothing():
+    agent = tiny("ppo", ppo={"normalize_values": True})
+    streams = annotate(agent.parts.collector.collect(), agent.parts)
+    assert (streams.value == 0).all()
+
+
 def test_a_stream_of_zeros_keeps_its_units():
     norm = ValueNorm(1)
     norm.merge(torch.zeros(5, 1))

@@ -28,3 +28,17 @@ def test_the_benchmark_of_an_iteration_runs_at_its_small_size(tmp_path):
         assert phase["seconds"] > 0
         assert phase["share of arithmetic"] > 0
     assert found["phases"]["generate"]["share of bandwidth"] > 0
+
+
+@pytest.mark.slow
+def test_the_enumerable_language_is_trained_and_kept(tmp_path):
+    out = tmp_path / "found.json"
+    command = [sys.executable, BENCHMARKS / "enumerable_language.py", "--quick", "--out", out]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        list(map(str, command)), env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert [run["kl_streams"] for run in found["runs"]] == ["both", "reward"]
+    assert all(0.3 < run["share"] < 1 for run in found["runs"])  # 77 % after ten iterations
