@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,7 +209,7 @@ def print_table(cells: list[Cell], constraints: int, console: Console) -> None:
     console.print(table)
 
 
-def coverage_table(document: dict[str, Any], constraints: int) -> str:
+def coverage_table(document: Mapping[str, Any], constraints: int) -> str:
     """The committed figures for the documentation; bold where they miss the nominal one."""
     cells = [cell for cell in document["cells"] if cell["constraints"] == constraints]
     sizes = sorted({cell["n"] for cell in cells})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from enumerable_language import EVERY, LIMIT, problem_of
+from enumerable_language import EVERY, LIMIT, STREAMS, problem_of
+from resumable import IMAGES
 
+from constrained_rl.advantages import KLStreams
 from constrained_rl.plots import (
     BLUE,
     GREEN,
@@ -28,7 +29,7 @@ from llm_env.enumerable.small_world import SmallWorld, small_world
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FIGURE = Path(__file__).parents[1] / "docs/images/enumerable_language"
+FIGURE = IMAGES / "enumerable_language"
 COLORS = {"scale_free": BLUE, "pid": ORANGE, "linear": GREEN, "log": PURPLE}
 SEED = 0
 """language shown"""
@@ -39,7 +40,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     world = small_world(SEED)
     with style():
         figure, axes = grid(2, 3, (3.7, 2.9))
-        for number, kl_streams in enumerate(("reward", "both")):
+        for number, kl_streams in enumerate(STREAMS):
             mine = [r for r in rows if (r["seed"], r["kl_streams"]) == (SEED, kl_streams)]
             row = axes[3 * number : 3 * number + 3]
             draw_frontier(row[0], world, kl_streams, mine, "reward")
@@ -52,7 +53,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def draw_frontier(
-    ax: Axes, world: SmallWorld, kl_streams: str, rows: Sequence[dict[str, Any]], what: str
+    ax: Axes, world: SmallWorld, kl_streams: KLStreams, rows: Sequence[dict[str, Any]], what: str
 ) -> None:
     """The exact best policies over all prices, and where training ended."""
     prices = [np.array([lam]) for lam in np.geomspace(0.01, 30, 80)]

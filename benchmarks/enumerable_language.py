@@ -1,33 +1,44 @@
 """How close does training come to the exact optimum of constrained RLHF? On listed languages.
 
-    python benchmarks/enumerable_language.py [--seeds N] [--others N] [--workers N] [--quick]
+    python benchmarks/enumerable_language.py            # all of docs/enumerable_language.md
+    python benchmarks/enumerable_language.py --quick    # two short runs, nothing written
 
 Trains a small Llama through the ordinary path (`llm_env.safe_rlhf.alignment`, `ppo.train`) on the
 languages of seeds 0 … N − 1 (settings were chosen on seed 100), evaluates the last policy by
-listing all its responses, and prints a table. Every run is written when it ends: the same command
-goes on where it was stopped. Also: how good one-shot estimates of λ* are, by effective sample size.
+listing all its responses, and prints a table. Finished runs are kept under --runs and used again.
+Also: how good one-shot estimates of λ* are, by effective sample size.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import pairwise
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from over_seeds import interval
+from resumable import (
+    LIBRARY,
+    RESULTS,
+    ROOT,
+    Run,
+    add_options,
+    finished,
+    positive,
+    rounded,
+    write_result,
+)
 from rich.console import Console
 from rich.table import Table
 
 from constrained_rl.advantages import KLStreams
-from constrained_rl.checkpoint import write_text
 from constrained_rl.ppo import train
 from constrained_rl.provenance import provenance
 from constrained_rl.settings import validate
@@ -39,7 +50,7 @@ from llm_env.enumerable.small_world import LONGEST, SmallWorld, small_world
 from llm_env.one_shot.estimate import Samples, effective_sizes
 from llm_env.safe_rlhf import alignment
 
-OUT = Path(__file__).parent / "results" / "enumerable_language.json"
+PACKAGES = (LIBRARY, ROOT / "llm_env")
 STREAMS: tuple[KLStreams, ...] = ("reward", "both")
 BETA, LIMIT = 0.3, -0.5
 TARGET = 0.98  # of the share
@@ -51,6 +62,8 @@ CONTROLLERS: dict[str, dict[str, object]] = {
 }
 DEFAULT = "scale_free"
 ITERATIONS, QUICK_ITERATIONS = 400, 10
+REPETITIONS = 20  # of every one-shot estimate
+LABELS = ("kl_streams", "controller", "seed", "iterations")
 PPO: dict[str, object] = {
     "kl_coefficient": BETA,
     "epochs": 1,
@@ -129,22 +142,21 @@ def run(kl_streams: KLStreams, controller: str, seed: int, iterations: int) -> R
     }
 
 
-def one_shot(seeds: list[int], repetitions: int) -> list[Row]:
-    """Errors λ̂/λ* − 1 of estimates from n samples per prompt, by effective sample size."""
+def one_shot(seed: int, repetitions: int) -> Row:
+    """Errors λ̂/λ* − 1 of estimates from n samples per prompt, with their effective sample sizes."""
     sizes, errors = [], []
-    for seed in seeds:
-        world, rng = small_world(seed), np.random.default_rng(seed)
-        for beta in (3.0, 1.0, 0.5, 0.3, 0.1):
-            truth = solve(problem_of(world, "reward", beta))
-            assert isinstance(truth, Optimum)
-            for n in (32, 128, 512):
-                for sample in drawn(world, n, repetitions, rng):
-                    estimate = solve(sample.problem(np.array([LIMIT]), beta, "reward"))
-                    if isinstance(estimate, Infeasible):
-                        continue
-                    sizes.append(1 / np.mean(1 / effective_sizes(estimate.log_policy)))
-                    errors.append(estimate.multipliers[0] / truth.multipliers[0] - 1)
-    return by_size(np.array(sizes), np.array(errors))
+    world, rng = small_world(seed), np.random.default_rng(seed)
+    for beta in (3.0, 1.0, 0.5, 0.3, 0.1):
+        truth = solve(problem_of(world, "reward", beta))
+        assert isinstance(truth, Optimum)
+        for n in (32, 128, 512):
+            for sample in drawn(world, n, repetitions, rng):
+                estimate = solve(sample.problem(np.array([LIMIT]), beta, "reward"))
+                if isinstance(estimate, Infeasible):
+                    continue
+                sizes.append(float(1 / np.mean(1 / effective_sizes(estimate.log_policy))))
+                errors.append(float(estimate.multipliers[0] / truth.multipliers[0] - 1))
+    return {"sizes": sizes, "errors": errors}
 
 
 def by_size(size: Floats, error: Floats) -> list[Row]:
@@ -154,9 +166,9 @@ def by_size(size: Floats, error: Floats) -> list[Row]:
         inside = error[(size >= low) & (size < high)]
         if len(inside):
             far = abs(inside)
-            row = {"low": low, "high": high, "count": len(inside), "bias": inside.mean()}
-            row |= {"median": np.median(far), "p90": np.quantile(far, 0.9)}
-            rows.append(row | {"within_quarter": np.mean(far < 0.25)})
+            row = {"low": low, "high": high, "count": len(inside), "bias": float(inside.mean())}
+            row |= {"median": float(np.median(far)), "p90": float(np.quantile(far, 0.9))}
+            rows.append(row | {"within_quarter": float(np.mean(far < 0.25))})
     return rows
 
 
@@ -218,72 +230,99 @@ def print_estimates(rows: list[Row], console: Console) -> None:
     console.print(table)
 
 
-def key(row: Row) -> tuple[object, ...]:
-    """What makes two runs the same."""
-    return tuple(row[name] for name in ("kl_streams", "controller", "seed", "iterations"))
-
-
-def read(path: Path | None) -> dict[str, Any]:
-    """Results so far; those of other settings are not kept."""
-    settings = {"ppo": PPO, "task": TASK, "controllers": CONTROLLERS}
-    if path is not None and path.is_file():
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if document["settings"] == settings:
-            return document
-    return {"settings": settings, "runs": [], "one_shot": []}
-
-
-def write(document: dict[str, Any], path: Path) -> None:
-    """Runs in a fixed order, numbers with six digits."""
-    document["runs"].sort(key=lambda row: [str(part) for part in key(row)])
-    text = json.dumps(document | {"provenance": provenance()}, default=float)
-    short = json.loads(text, parse_float=lambda number: float(f"{float(number):.6g}"))
-    path.parent.mkdir(exist_ok=True)
-    write_text(path, json.dumps(short) + "\n")
-
-
-def jobs_of(arguments: argparse.Namespace) -> list[tuple[object, ...]]:
+def training_runs(arguments: argparse.Namespace) -> list[Run]:
     """The default controller on all languages first, then the others on the first few."""
-    if arguments.quick:
-        return [(streams, DEFAULT, 0, QUICK_ITERATIONS) for streams in STREAMS]
-    return [
-        (kl_streams, controller, seed, ITERATIONS)
-        for controller in CONTROLLERS
-        for seed in range(arguments.seeds if controller == DEFAULT else arguments.others)
+    quick: bool = arguments.quick
+    iterations = arguments.iterations or (QUICK_ITERATIONS if quick else ITERATIONS)
+    jobs: list[tuple[KLStreams, str, int]] = [
+        (kl_streams, controller, seed)
+        for controller in ([DEFAULT] if quick else CONTROLLERS)
+        for seed in range(seeds_of(controller, arguments))
         for kl_streams in STREAMS
+    ]
+    return [
+        Run(
+            {"kl_streams": job[0], "controller": job[1], "seed": job[2], "iterations": iterations},
+            digest_of(PPO, TASK, CONTROLLERS[job[1]], job, iterations),
+            partial(run, *job, iterations),
+        )
+        for job in jobs
     ]
 
 
-def main() -> None:
-    """Run what is missing, print, write, draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5, help="languages of the default controller")
-    parser.add_argument("--others", type=int, default=2, help="languages of the other controllers")
-    parser.add_argument("--workers", type=int, default=1)
+def seeds_of(controller: str, arguments: argparse.Namespace) -> int:
+    """How many languages a controller is tried on."""
+    if arguments.quick:
+        return 1
+    seeds: int = arguments.seeds if controller == DEFAULT else arguments.others
+    return seeds
+
+
+def one_shot_runs(quick: bool) -> list[Run]:
+    """The estimates of λ* on each language."""
+    seeds = [0] if quick else [0, 1, 2]
+    return [
+        Run(
+            {"what": "one-shot estimates", "seed": seed},
+            digest_of("one-shot", seed, REPETITIONS),
+            partial(one_shot, seed, REPETITIONS),
+        )
+        for seed in seeds
+    ]
+
+
+def digest_of(*parts: object) -> str:
+    """What a run is made of, besides the code."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def arguments_of(words: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=positive, default=5, help="languages, default controller")
+    parser.add_argument("--others", type=positive, default=2, help="languages, other controllers")
     parser.add_argument("--quick", action="store_true", help="one short run each, nothing written")
-    parser.add_argument("--out", type=Path, help="default: results/, with --quick none")
-    arguments = parser.parse_args()
-    out = arguments.out or (None if arguments.quick else OUT)
-    document = read(out)
-    done = {key(row) for row in document["runs"]}
-    jobs = [job for job in jobs_of(arguments) if job not in done]
-    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-        for row in pool.map(run, *zip(*jobs, strict=True)) if jobs else ():
-            document["runs"].append(row)
-            if out:
-                write(document, out)
-    if not document["one_shot"]:
-        document["one_shot"] = one_shot([0] if arguments.quick else [0, 1, 2], 20)
-    console = Console(width=120)
-    print_runs(document["runs"], console)
-    print_estimates(document["one_shot"], console)
-    if out:
-        write(document, out)
-    if not arguments.quick:
+    add_options(parser, "enumerable_language")
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run what is missing, print, write, draw."""
+    arguments = arguments_of(words)
+    runs, estimates = training_runs(arguments), one_shot_runs(arguments.quick)
+    found = finished([*runs, *estimates], arguments, PACKAGES)
+    fine = [row for row in found if "failed" not in row]
+    rows = [row for row in fine if "share" in row]
+    samples = [row for row in fine if "sizes" in row]
+    sizes, errors = (
+        np.array([x for row in samples for x in row[name]]) for name in ("sizes", "errors")
+    )
+    document = rounded(
+        {
+            "settings": {"ppo": PPO, "task": TASK, "controllers": CONTROLLERS},
+            "runs": sorted(rows, key=lambda row: [str(row[name]) for name in LABELS]),
+            "one_shot": by_size(sizes, errors),
+            "provenance": provenance(),
+        }
+    )
+    part = arguments.quick or arguments.iterations or len(fine) < len(runs) + len(estimates)
+    out = arguments.out or (None if part else RESULTS / "enumerable_language.json")
+    if out is not None:
+        write_result(document, out)
+    if not part:
         from enumerable_figure import draw
 
         draw(document["runs"])
+    if arguments.json:
+        print(json.dumps(document, allow_nan=False))
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        print_runs(document["runs"], console)
+        print_estimates(document["one_shot"], console)
+    return 0 if len(fine) == len(found) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from exact_cases import DEFAULT, FACTORS, static
 from exact_summary import RULES
+from over_seeds import Rows, markdown
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 Document = Mapping[str, Any]
-Rows = tuple[list[str], list[list[str]]]  # heads and cells
 ORIGINS = {
     "built-in": "all built-in problems",
     "unseen": "all unseen problems",
@@ -123,7 +123,7 @@ def missed_by(score: Mapping[str, Any]) -> str:
     names = {"regret": "regret", "violation": "violation", "within": "seeds within 5 %"}
     names["multiplier_error"] = "λ error"
     failed = [key for key, good in score["targets"].items() if good is False]
-    return ", ".join(f"{names[key]} {number(value_of(score, key))} %" for key in failed)
+    return ", ".join(f"{names[key]} {number(value_of(score, key), 2)} %" for key in failed)
 
 
 def summary_rows(document: Document) -> Rows:
@@ -228,6 +228,21 @@ TABLES = {
     "Problems that no policy can solve": infeasible_rows,
 }
 
+BLOCKS = {
+    "default": default_rows,
+    "rules": rule_rows,
+    "static": static_rows,
+    "robust": robust_rows,
+    "infeasible": infeasible_rows,
+}
+"""tables of docs/exact.md"""
+
+
+def page_blocks(document: Document) -> dict[str, str]:
+    """The blocks of docs/exact.md."""
+    tables = {f"table:{name}": markdown(rows_of(document)) for name, rows_of in BLOCKS.items()}
+    return {"verdict:exact": verdict(document), **tables}
+
 
 def show(document: Document, console: Console) -> None:
     """Every table that has rows."""
@@ -256,13 +271,3 @@ def show(document: Document, console: Console) -> None:
             table.add_row(*cells, style="bold" if total else "")
         console.print(table)
         console.print()
-
-
-def markdown(rows: Rows) -> str:
-    """A table of a page."""
-    heads, cells = rows
-    lines = [
-        "| " + " | ".join(head.replace("\n", " ") for head in heads) + " |",
-        "|" + "---|" * len(heads),
-    ]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)])

@@ -1,84 +1,92 @@
-"""One training run, measured exactly while it goes; many of them, each kept when it is finished.
-
-A finished run is one file, written beside and renamed, named by what it was made of: problem,
-settings, seed and the library's code. So a table can be killed at any moment and goes on, and a run
-of other code or settings is never taken for this one.
-"""
+"""One training run, measured exactly while it goes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import fields
-from multiprocessing import get_context, parent_process
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from exact_cases import Job
+from numpy.typing import NDArray
+from resumable import Record, Run, digest_of
 
-import constrained_rl
 from constrained_rl import Agent
-from constrained_rl.checkpoint import write_text
+from constrained_rl.config import RunConfig
 from constrained_rl.exact import Exact, Yardstick, tabular_policy
 from constrained_rl.feasibility import time_to_feasibility, violation_regret
 from constrained_rl.finite import FiniteCMDP
 
-Record = dict[str, Any]
+Floats = NDArray[np.float64]
 EVERY = 5
 """iterations between two exact evaluations"""
 SETTLED = 0.8
 """share of training after which λ is averaged"""
 
 
-def code_digest() -> str:
-    """SHA-256 of the library's sources: what a run was made by, committed or not."""
-    root = Path(constrained_rl.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What a training run went through."""
+
+    multipliers: Floats  # [T, K] λ of every iteration
+    seen: list[tuple[int, Exact]]  # (iteration, its policy), every `EVERY` and the last
+    iterations: int  # T
+    cpu_seconds: float  # of training, without the evaluations
+
+    @property
+    def settled(self) -> Floats:
+        """λ [t, K] of the last fifth."""
+        return self.multipliers[int(SETTLED * len(self.multipliers)) :]
+
+    def policies(self, yardstick: Yardstick) -> Record:
+        """The last policy, and the average of the second half."""
+        late = [exact for at, exact in self.seen if at > self.iterations / 2]
+        return {"last": plain(self.seen[-1][1]), "ergodic": plain(ergodic(late, yardstick))}
 
 
-def job_digest(job: Job) -> str:
-    """SHA-256 of the problem's arrays and the resolved settings, seed and limit among them."""
-    digest = hashlib.sha256(job.config.model_dump_json().encode())
-    for field in fields(FiniteCMDP):
-        digest.update(np.asarray(getattr(job.problem.yardstick.cmdp, field.name)).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def play(job: Job) -> Record:
-    """Train through `Agent.iterate`, looking at the exact policy every `EVERY` iterations."""
-    yardstick, config = job.problem.yardstick, job.config
+def trace(
+    config: RunConfig,
+    yardstick: Yardstick,
+    after: Callable[[Agent, int, int], None] = lambda agent, at, total: None,
+) -> Trace:
+    """Train through `Agent.iterate`, with `after` called behind each iteration of the total."""
     agent = Agent(config, yardstick.cmdp)
     names = [f"lambda/{c.name}" for c in agent.parts.constraints.constraints]
     total = math.ceil(config.total_steps / agent.steps_per_iteration)
     lam, seen, seconds = [], [], 0.0
     start = time.process_time()
     for metrics in agent.iterate():
+        at = int(metrics["iteration"])
         lam.append([metrics[name] for name in names])
-        if metrics["iteration"] % EVERY == 0 or metrics["iteration"] == total:
+        if at % EVERY == 0 or at == total:
             seconds += time.process_time() - start
-            seen.append((metrics["iteration"], yardstick.measure(tabular_policy(agent))))
+            seen.append((at, yardstick.measure(tabular_policy(agent))))
             start = time.process_time()
+        after(agent, at, total)
     agent.close()
-    settled = np.array(lam[int(SETTLED * len(lam)) :])
+    return Trace(np.array(lam), seen, total, seconds)
+
+
+def run_of(job: Job) -> Run:
+    """A job as a run that is kept."""
+    labels = {"problem": job.problem.name, "algorithm": job.algorithm, "seed": job.seed}
+    digest = digest_of(job.config, job.problem.yardstick.cmdp)
+    return Run(labels, digest, partial(play, job))
+
+
+def play(job: Job) -> Record:
+    """What the table needs of one run."""
+    yardstick = job.problem.yardstick
+    found = trace(job.config, yardstick)
     return {
-        "last": plain(seen[-1][1]),
-        "ergodic": plain(ergodic([exact for at, exact in seen if at > total / 2], yardstick)),
-        "multipliers": settled.mean(axis=0).tolist(),
-        "multiplier_spread": settled.std(axis=0).tolist(),
-        **over_training(seen, yardstick.cmdp),
-        "iterations": total,
-        "cpu_seconds": seconds,
+        **found.policies(yardstick),
+        "multipliers": found.settled.mean(axis=0).tolist(),
+        "multiplier_spread": found.settled.std(axis=0).tolist(),
+        **over_training(found.seen, yardstick.cmdp),
+        "iterations": found.iterations,
+        "cpu_seconds": found.cpu_seconds,
     }
 
 
@@ -107,66 +115,3 @@ def plain(exact: Exact) -> Record:
         "regret": exact.regret,
         "violation": exact.violation,
     }
-
-
-def play_and_keep(job: Job, path: Path, code: str) -> Record:
-    """Run and write; a run that fails is a result too, and is kept as what it said."""
-    record = {
-        "problem": job.problem.name,
-        "algorithm": job.algorithm,
-        "seed": job.seed,
-        "code": code,
-    }
-    try:
-        record |= play(job)
-    except Exception as error:  # e.g. a diverged policy: the table says so and goes on
-        record["failed"] = f"{type(error).__name__}: {error}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(record) + "\n")
-    return record
-
-
-def begin_worker() -> None:
-    """Ctrl-C is the parent's: runs under way end and are kept. If the parent is killed, end too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def kept(
-    jobs: Sequence[Job], folder: Path, code: str, any_code: bool
-) -> tuple[dict[Path, Job], list[Record]]:
-    """What is left to do, by the file it will make, and what is done (by this code or by any)."""
-    left: dict[Path, Job] = {}
-    done = []
-    for job in jobs:
-        digest = job_digest(job)
-        exact = folder / f"{digest}-{code}.json"
-        found = [exact] if exact.is_file() else []
-        if not found and any_code:
-            found = sorted(folder.glob(f"{digest}-*.json"))
-        if found:
-            # Two names can mean the same run: a price of 0 times anything is the same weight.
-            names = {"problem": job.problem.name, "algorithm": job.algorithm}
-            done.append({**json.loads(found[0].read_text(encoding="utf-8")), **names})
-        else:
-            left[exact] = job
-    return left, done
-
-
-def play_all(left: Mapping[Path, Job], code: str, workers: int) -> Iterator[Record]:
-    """Records as they finish, from `workers` processes of one thread each."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), begin_worker)
-    try:
-        futures = [pool.submit(play_and_keep, job, path, code) for path, job in left.items()]
-        for future in as_completed(futures):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)

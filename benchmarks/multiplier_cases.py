@@ -13,14 +13,9 @@ from typing import Any
 
 from exact_cases import OURS, PUBLISHED, Algorithm, Problem, scaled
 
-from constrained_rl.config import (
-    FixedConfig,
-    GradientConfig,
-    PIDConfig,
-    RunConfig,
-    ScaleFreeConfig,
-)
+from constrained_rl.config import RunConfig
 from constrained_rl.envs.problems import cmdp_of
+from constrained_rl.multiplier_config import FixedConfig, GradientConfig, PIDConfig, ScaleFreeConfig
 from constrained_rl.presets import defaults
 from constrained_rl.settings import merge, validate
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from target_map import draw_maps
 
-from constrained_rl.plots import BLUE, INK, MUTED, VERMILLION, grid, save_figure, style
+from constrained_rl.plots import BLUE, MUTED, grid, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,40 +55,15 @@ def _trace(ax: Axes, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def draw_map(table: Mapping[str, Mapping[str, Mapping[str, Any]]], stem: Path) -> None:
-    """Condition × rule: largest violation of the last policies and their mean regret."""
+    """Condition × rule: mean regret of the last policies and their largest violation."""
     conditions = list(table)
     rules = list(table[conditions[0]])
-    with style():
-        figure, axes = grid(
-            1, 2, (0.62 * len(rules) + 1.2, 0.29 * len(conditions) + 1.0), sharey=True
-        )
-        for ax, (key, title, target) in zip(
-            axes,
-            (
-                ("regret", "mean regret of the last policies, %", 0.02),
-                ("violation", "their largest violation, %", 0.05),
-            ),
-            strict=True,
-        ):
-            rows = [[table[c].get(rule, {}).get(key) for rule in rules] for c in conditions]
-            _cells(ax, np.array(rows, dtype=float), target)
-            ax.set_title(f"{title} (blue: ≤ {100 * target:g})")
-            ax.set_xticks(range(len(rules)), [rule.replace("_", "\n") for rule in rules])
-            ax.set_yticks(range(len(conditions)), conditions)
-    save_figure(figure, stem)
-
-
-def _cells(ax: Axes, values: np.ndarray[Any, Any], target: float) -> None:
-    """Colours by decades from the target: blue below it, red from 30 times on."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    decades = np.log10(np.clip(values / target, 0.1, 30))
-    position = np.where(decades <= 0, 0.5 * (1 + decades), 0.5 + 0.5 * decades / np.log10(30))
-    colors = LinearSegmentedColormap.from_list("target", [BLUE, "#cfe6f5", "#fbe3d3", VERMILLION])
-    ax.imshow(position, cmap=colors, vmin=0, vmax=1, aspect="auto")
-    ax.grid(visible=False)
-    ax.tick_params(length=0, labelsize=7.5)
-    for (i, j), value in np.ndenumerate(values):
-        text = "failed" if np.isnan(value) else f"{100 * value:.{1 if value < 0.0995 else 0}f}"
-        color = "white" if position[i, j] < 0.2 else INK
-        ax.text(j, i, text, ha="center", va="center", fontsize=8, color=color)
+    kinds = {
+        "mean regret of the last policies, %": ("regret", 0.02),
+        "their largest violation, %": ("violation", 0.05),
+    }
+    panels = {
+        title: ([[table[c].get(rule, {}).get(key) for rule in rules] for c in conditions], target)
+        for title, (key, target) in kinds.items()
+    }
+    draw_maps(panels, conditions, [rule.replace("_", " ") for rule in rules], stem, "failed")

@@ -1,86 +1,52 @@
-"""One run of the study with its traces, and what they say of a control loop.
-
-A finished run is a file, written beside and renamed, named by what it was made of; so the study can
-be killed at any moment and goes on.
-"""
+"""One run of the study with its traces, and what they say of a control loop."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import fields, replace
-from multiprocessing import get_context
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
-from exact_runs import begin_worker, ergodic, plain
+from exact_runs import SETTLED, Floats, trace
 from multiplier_cases import STEP_AT, Study
 from numpy.typing import NDArray
+from resumable import Record, Run, digest_of
 
 from constrained_rl import Agent
-from constrained_rl.checkpoint import write_text
-from constrained_rl.exact import tabular_policy
-from constrained_rl.finite import FiniteCMDP
 
-Record = dict[str, Any]
-Floats = NDArray[np.float64]
-EVERY = 5
-"""iterations between two exact evaluations"""
-SETTLED = 0.8
-"""share of training after which λ is averaged"""
 BAND = 0.05
 """a cost has settled when it stays within this share of its limit"""
 
 
-def digest_of(study: Study) -> str:
-    """SHA-256 of the problem's arrays, the resolved settings, and whether the limit moves."""
-    digest = hashlib.sha256(study.config.model_dump_json().encode())
-    digest.update(str(study.step).encode())
-    for field in fields(FiniteCMDP):
-        digest.update(np.asarray(getattr(study.problem.yardstick.cmdp, field.name)).tobytes())
-    return digest.hexdigest()[:16]
+def run_of(study: Study) -> Run:
+    """A study's run as one that is kept."""
+    labels: Record = {"problem": study.problem.name, "rule": study.rule}
+    labels |= {"condition": study.condition, "seed": study.seed}
+    digest = digest_of(study.config, study.problem.yardstick.cmdp, str(study.step))
+    return Run(labels, digest, partial(play, study))
 
 
 def play(study: Study) -> Record:
-    """Train through `Agent.iterate`; λ of every iteration, the exact costs of every fifth."""
+    """λ and the exact costs of every fifth iteration, and the loop's figures."""
     yardstick = study.problem.yardstick
-    agent = Agent(study.config, yardstick.cmdp)
-    names = [f"lambda/{c.name}" for c in agent.parts.constraints.constraints]
-    total = math.ceil(study.config.total_steps / agent.steps_per_iteration)
-    start = time.process_time()
-    lam, seen = [], []
-    for metrics in agent.iterate():
-        at = int(metrics["iteration"])
-        lam.append([metrics[name] for name in names])
-        if at % EVERY == 0 or at == total:
-            seen.append((at, yardstick.measure(tabular_policy(agent))))
+    limit, price = yardstick.cmdp.limit, yardstick.solution.multipliers
+
+    def step(agent: Agent, at: int, total: int) -> None:
         if study.step and at == round(STEP_AT * total):
-            move_limits(agent, yardstick.cmdp.limit)
-    agent.close()
-    iterations = np.array([at for at, _ in seen])
+            move_limits(agent, limit)
+
+    found = trace(study.config, yardstick, step)
+    at = np.array([at for at, _ in found.seen])
+    cost = np.array([exact.cost for _, exact in found.seen])
+    start = round(STEP_AT * found.iterations) if study.step else 0
     return {
-        "last": plain(seen[-1][1]),
-        "ergodic": plain(ergodic([exact for at, exact in seen if at > total / 2], yardstick)),
-        **response(
-            np.array(lam),
-            iterations,
-            np.array([exact.cost for _, exact in seen]),
-            yardstick.cmdp.limit,
-            yardstick.solution.multipliers,
-            round(STEP_AT * total) if study.step else 0,
-        ),
-        "iterations": iterations.tolist(),
-        "lambda": [lam[at - 1] for at in iterations],
-        "cost": [exact.cost.tolist() for _, exact in seen],
-        "price": yardstick.solution.multipliers.tolist(),
-        "limit": yardstick.cmdp.limit.tolist(),
-        "cpu_seconds": time.process_time() - start,
+        **found.policies(yardstick),
+        **response(found.multipliers, at, cost, limit, price, start),
+        "iterations": at.tolist(),
+        "lambda": found.multipliers[at - 1].tolist(),
+        "cost": cost.tolist(),
+        "price": price.tolist(),
+        "limit": limit.tolist(),
+        "cpu_seconds": found.cpu_seconds,
     }
 
 
@@ -122,43 +88,3 @@ def response(
         "error": float(np.abs(mean - price).sum() / total),
         "mean_lambda": mean.tolist(),
     }
-
-
-def play_and_keep(study: Study, path: Path) -> Record:
-    """Run and write; a run that fails is a result too, and is kept as what it said."""
-    try:
-        record = play(study)
-    except Exception as error:  # e.g. a λ that grew without bound
-        record = {"failed": f"{type(error).__name__}: {error}"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(record) + "\n")
-    return record
-
-
-def kept(
-    studies: Sequence[Study], folder: Path, code: str
-) -> tuple[dict[Path, Study], list[Record]]:
-    """What is left to do, by the file it will make, and the records of what is done."""
-    left: dict[Path, Study] = {}
-    done = []
-    for study in studies:
-        path = folder / f"{digest_of(study)}-{code}.json"
-        if not path.is_file():
-            left[path] = study
-            continue
-        record = json.loads(path.read_text(encoding="utf-8"))
-        names = {"problem": study.problem.name, "rule": study.rule}
-        done.append(names | {"condition": study.condition, "seed": study.seed} | record)
-    return left, done
-
-
-def play_all(left: Mapping[Path, Study], workers: int) -> Iterator[Record]:
-    """Records as they finish, from `workers` processes of one thread each."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), begin_worker)
-    try:
-        futures = [pool.submit(play_and_keep, study, path) for path, study in left.items()]
-        for future in as_completed(futures):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)

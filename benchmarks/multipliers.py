@@ -18,23 +18,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from exact import ERRORS, positive, rounded
-from exact_report import markdown
-from exact_runs import code_digest
-from multiplier_cases import CONDITIONS, RULES, Study, studies
+from multiplier_cases import CONDITIONS, RULES, studies
 from multiplier_figures import draw_map, draw_traces
-from multiplier_runs import Record, kept, play_all
+from multiplier_runs import run_of
+from over_seeds import markdown
+from resumable import (
+    IMAGES,
+    RESULTS,
+    Record,
+    add_options,
+    finished,
+    positive,
+    rounded,
+    write_result,
+)
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from constrained_rl.checkpoint import write_text
 from constrained_rl.provenance import provenance
 
-ROOT = Path(__file__).resolve().parents[1]
-OUT = ROOT / "benchmarks" / "results" / "multipliers.json"
-IMAGES = ROOT / "docs" / "images"
 WITHIN = 0.05
 """violation up to which a run counts as within the limits"""
 Summary = dict[str, dict[str, dict[str, Any]]]
@@ -149,24 +152,6 @@ def pair(found: Mapping[str, Any] | None) -> str:
     return f"{100 * found['regret']:.1f} / {100 * found['violation']:.1f}"
 
 
-def finished(wanted: list[Study], arguments: argparse.Namespace) -> list[Record]:
-    """Records of the runs in their order; what is not there yet is run first, unless `--kept`."""
-    code = code_digest()
-    left, done = kept(wanted, arguments.runs, code)
-    if arguments.kept or not left:
-        return done
-    bar = track(
-        play_all(left, arguments.workers),
-        f"runs ({len(done)} kept)",
-        total=len(left),
-        console=ERRORS,
-    )
-    for record in bar:
-        if "failed" in record:
-            ERRORS.print(f"a run failed: {record['failed']}", markup=False)
-    return kept(wanted, arguments.runs, code)[1]
-
-
 def arguments_of(words: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -175,12 +160,7 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="Detour, three conditions, one seed")
     parser.add_argument("--seeds", type=positive, default=1, help="of the published rules")
     parser.add_argument("--ours", type=positive, default=2, help="seeds of the default rule")
-    parser.add_argument("--iterations", type=positive, help="shorter training")
-    parser.add_argument("--workers", type=positive, default=2)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "multipliers")
-    parser.add_argument("--kept", action="store_true", help="run nothing; show what is finished")
-    parser.add_argument("--json", action="store_true", help="one object on stdout, nothing else")
-    parser.add_argument("--out", type=Path, help=f"JSON; the whole study writes {OUT.name}")
+    add_options(parser, "multipliers")
     parser.add_argument("--images", type=Path, help="folder of the figures; likewise")
     return parser.parse_args(words)
 
@@ -190,20 +170,13 @@ def main(words: list[str] | None = None) -> int:
     arguments = arguments_of(words)
     seeds, ours = (1, 1) if arguments.quick else (arguments.seeds, arguments.ours)
     wanted = studies(seeds, ours, arguments.quick, arguments.iterations)
-    try:
-        records = finished(wanted, arguments)
-    except KeyboardInterrupt:
-        ERRORS.print("stopped; finished runs are kept, the same command goes on")
-        return 130
-    if not records:
-        ERRORS.print(f"error: no run of this code is finished in {arguments.runs}", style="red")
-        return 2
+    records = finished([run_of(study) for study in wanted], arguments)
     table = summary(records)
     document = rounded({"table": table, "runs": records, "provenance": provenance()})
     whole = not arguments.quick and not arguments.iterations and len(records) == len(wanted)
-    out = arguments.out or (OUT if whole else None)
+    out = arguments.out or (RESULTS / "multipliers.json" if whole else None)
     if out is not None:
-        write_text(out, json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n")
+        write_result(document, out)
     images = arguments.images or (IMAGES if whole else None)
     if images is not None:
         draw_map(table, images / "multiplier_map")

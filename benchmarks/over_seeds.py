@@ -1,4 +1,4 @@
-"""Seeds as text, for the tables of benchmarks: means, interquartile means, shares within a bound.
+"""Seeds as text, for the tables of benchmarks: means, interquartile means, shares, Markdown.
 
 Interquartile means have bootstrap intervals over seeds (Agarwal et al. 2021), shares exact ones.
 """
@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from constrained_rl.feasibility import time_to_feasibility, violation_regret
 from constrained_rl.plots import column
 from constrained_rl.statistics import Interval, iqm, mean_interval, share_within
+
+Rows = tuple[list[str], list[list[str]]]
+"""heads and cells of a table"""
 
 
 def interval(values: list[float], digits: int) -> str:
@@ -35,6 +38,22 @@ def keeping(values: list[float], bound: float) -> str:
     found = share_within(values, bound)
     count = round(found.value * len(values))
     return f"{count} of {len(values)} [{100 * found.low:.0f}, {100 * found.high:.0f}] %"
+
+
+def percent(shares: list[float]) -> str:
+    """Mean and 95 % interval of shares in per cent; Student's t knows no bounds, a share does."""
+    found = mean_interval([100 * share for share in shares])
+    return f"{found.value:.1f} [{max(found.low, 0.0):.1f}, {min(found.high, 100.0):.1f}]"
+
+
+def markdown(rows: Rows) -> str:
+    """A table of a page."""
+    heads, cells = rows
+    lines = [
+        "| " + " | ".join(head.replace("\n", " ") for head in heads) + " |",
+        "|" + "---|" * len(heads),
+    ]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)])
 
 
 def over_training(

@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from constrained_rl.checkpoint import write_text
-from constrained_rl.config import MultiplierConfig, ScaleFreeConfig
 from constrained_rl.constraint_config import ConstraintConfig
 from constrained_rl.logging import read_metrics
+from constrained_rl.multiplier_config import MultiplierConfig, ScaleFreeConfig
 from constrained_rl.plots import (
     BLUE,
     GREEN,

@@ -1,4 +1,4 @@
-"""Write the README's tables from the committed results, and the table of settings in docs/.
+"""Write the tables of the README and of docs/ from the committed results and the settings.
 
 python benchmarks/readme_tables.py            # rewrite
 python benchmarks/readme_tables.py --check    # exit 1 if a page is out of date
@@ -10,32 +10,19 @@ import json
 import re
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
-from coverage import coverage_table
-from over_seeds import as_text, keeping, middle
+import over_seeds
+from over_seeds import as_text, keeping, middle, percent
+from page_tables import page_blocks
+from resumable import RESULTS, ROOT
 
-from constrained_rl.config import RunConfig
-from constrained_rl.describe import to_markdown
 from constrained_rl.statistics import mean_interval, probability_of_improvement
-from llm_env.schemas import Command, config_of
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def interval(values: list[float], digits: int) -> str:
     """Mean and 95 % interval."""
-    found = mean_interval(values)
-    text = f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
-    return text.replace("-", "−")
-
-
-def percent(shares: list[float]) -> str:
-    """Mean and 95 % interval of shares in per cent; Student's t knows no bounds, a share does."""
-    found = mean_interval([100 * share for share in shares])
-    return f"{found.value:.1f} [{max(found.low, 0.0):.1f}, {min(found.high, 100.0):.1f}]"
+    return over_seeds.interval(values, digits).replace("-", "−")
 
 
 def safe_rlhf_table(document: dict[str, Any]) -> str:
@@ -334,23 +321,6 @@ def readme_blocks() -> dict[str, str]:
     }
 
 
-def certificate_blocks() -> dict[str, str]:
-    """The tables of docs/certificate.md."""
-    document = json.loads((RESULTS / "coverage.json").read_text(encoding="utf-8"))
-    return {
-        "table:coverage1": coverage_table(document, 1),
-        "table:coverage3": coverage_table(document, 3),
-    }
-
-
-def configuration_blocks() -> dict[str, str]:
-    """The tables of docs/configuration.md."""
-    blocks = {"table:run": to_markdown(RunConfig).rstrip()}
-    for command in ("compare", "sft", "score", "train", "rounds", "evaluate", "serve-scores"):
-        blocks[f"table:{command}"] = to_markdown(config_of(Command(command))).rstrip()
-    return blocks
-
-
 def filled(text: str, blocks: dict[str, str]) -> str:
     """A page with every marked block rewritten."""
     for name, block in blocks.items():
@@ -361,20 +331,13 @@ def filled(text: str, blocks: dict[str, str]) -> str:
     return text
 
 
-PAGES = {
-    "README.md": readme_blocks,
-    "docs/configuration.md": configuration_blocks,
-    "docs/certificate.md": certificate_blocks,
-}
-
-
 def main() -> int:
     """Rewrite or check."""
     stale = []
-    for name, blocks in PAGES.items():
+    for name, blocks in {"README.md": readme_blocks(), **page_blocks()}.items():
         path = ROOT / name
         old = path.read_text(encoding="utf-8")
-        new = filled(old, blocks())
+        new = filled(old, blocks)
         if old != new:
             stale.append(name)
             if "--check" not in sys.argv:

@@ -277,5 +277,5 @@ def scale_free(
     limit: float | tuple[float, ...] | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Agent:
-    """PPO with λ by PI control in units of the problem, see `multipliers.ScaleFree`."""
+    """PPO with λ by PI control in units of the problem, see `scale_free.ScaleFree`."""
     return build("scale_free", env, limit, settings)

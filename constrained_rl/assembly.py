@@ -8,15 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from constrained_rl.config import (
-    FixedConfig,
-    GradientConfig,
-    MultiplierConfig,
-    PIDConfig,
-    PPOConfig,
-    RunConfig,
-    ScaleFreeConfig,
-)
+from constrained_rl.config import PPOConfig, RunConfig
 from constrained_rl.constraint_config import (
     ConstraintConfig,
     EMAConfig,
@@ -31,9 +23,17 @@ from constrained_rl.engines import Engine, Engines, Optimization
 from constrained_rl.errors import InputError
 from constrained_rl.estimators import EMA, Estimator, Mean, Tracking, Upper, Window
 from constrained_rl.learner import Learner, PolicyObjective, ValueObjective
-from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier, ScaleFree
+from constrained_rl.multiplier_config import (
+    FixedConfig,
+    GradientConfig,
+    MultiplierConfig,
+    PIDConfig,
+    ScaleFreeConfig,
+)
+from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier
 from constrained_rl.ppo import Parts
 from constrained_rl.protocols import Collector, Critic, Policy
+from constrained_rl.scale_free import ScaleFree
 from constrained_rl.streams import stream_names
 from constrained_rl.value_norm import ValueNorm
 
@@ -110,11 +110,7 @@ def assemble(
     controller = build_multiplier(multiplier, len(constraints))
     if isinstance(controller, PID):
         controller.check_limits([constraint.limit for constraint in constraints.constraints])
-    if config.streams == "single" and not isinstance(controller, Fixed):
-        raise InputError(
-            "ppo.streams='single' is the shaped stream R − νC and needs fixed weights; set "
-            "multiplier.kind='fixed', or ppo.streams='separate' for a dynamic λ"
-        )
+    _check_streams(controller, constraints, config)
     engines = engines or Engines()
     actor = _engine(engines, policy, config.learning_rate, config)
     objective = PolicyObjective(actor.forward, config.clip, config.entropy, config.dual_clip)
@@ -144,6 +140,27 @@ def assemble(
         value_norm=value_norm,
         world=engines.world,
     )
+
+
+def _check_streams(controller: Multiplier, constraints: Constraints, config: PPOConfig) -> None:
+    """Refuse what asks for streams or critics that `config` does not have."""
+    if config.streams == "single" and not isinstance(controller, Fixed):
+        raise InputError(
+            "ppo.streams='single' is the shaped stream R − νC and needs fixed weights; set "
+            "multiplier.kind='fixed', or ppo.streams='separate' for a dynamic λ"
+        )
+    if config.streams == "single" and constraints.tracking:
+        raise InputError(
+            "constraint.estimator.kind='tracking' follows the advantages of each cost, but "
+            "ppo.streams='single' has those of R − νC only; choose another estimator, or "
+            "ppo.streams='separate'"
+        )
+    if constraints.corrected and (config.streams == "single" or config.advantage != "gae"):
+        raise InputError(
+            "constraint.corrected needs a critic of each cost, but ppo.streams is "
+            f"{config.streams!r} and ppo.advantage is {config.advantage!r}; set "
+            "constraint.corrected=false, or 'separate' and 'gae'"
+        )
 
 
 def _engine(

@@ -249,7 +249,7 @@ def read_cost(
     if "cost" not in info and not mask.any() and channels is not None:
         return np.zeros((len(mask), channels))
     _require_present(info, mask)
-    cost = _as_float(info["cost"])
+    cost = _as_float("cost", info["cost"])
     if cost.ndim == 1:
         cost = cost[:, None]
     if cost.ndim != 2 or len(cost) != len(mask) or cost.shape[1] == 0:
@@ -279,18 +279,27 @@ def read_ending(
     """`info["termination"]`, the probability of `terminated` given the state and action; else NaN.
 
     An environment that ends episodes by chance (a discount, played) knows it; averages over that
-    chance then need not sample it. 0 where `mask` is False.
+    chance then need not sample it. The observation is then of the state that the episode would go
+    on from. 0 where `mask` is False.
     """
     if "termination" not in info:
         return np.where(mask, np.nan, 0.0)
-    ending = np.where(mask, _as_float(info["termination"]), 0.0)
+    chance = _as_float("termination", info["termination"])
+    if chance.shape != mask.shape:
+        raise InputError(
+            f'info["termination"] has shape {chance.shape}, expected [{len(mask)}]: one '
+            "probability for each sub-environment"
+        )
+    ending = np.where(mask, chance, 0.0)
     bad = np.flatnonzero(~((ending >= 0) & (ending <= 1)))
     if len(bad) > 0:
         raise InputError(
             f'info["termination"] is {ending[bad[0]]} in sub-environment {bad[0]}, expected the '
             "probability in [0, 1] with which this step ends the episode; leave it out if unknown"
         )
-    return ending
+    # Gymnasium fills in 0 for sub-environments that left it out.
+    present = np.asarray(info.get("_termination", mask), dtype=np.bool_)
+    return np.where(mask & ~present, np.nan, ending)
 
 
 def _require_present(info: Mapping[str, Any], mask: Bools) -> None:
@@ -311,18 +320,18 @@ def _require_present(info: Mapping[str, Any], mask: Bools) -> None:
         )
 
 
-def _as_float(found: object) -> Floats:
+def _as_float(key: str, found: object) -> Floats:
     """Cast float arrays; refuse the others, in which Gymnasium may have cut off the decimals.
 
     `VectorEnv._add_info` allocates the array with the type of the first sub-environment: 0 from
     the first turns 0.5 from the second into 0, True turns 3 into True.
     """
-    cost = np.asarray(found)
-    if cost.dtype.kind != "f":
+    numbers = np.asarray(found)
+    if numbers.dtype.kind != "f":
+        cure = ", or wrap each sub-environment in Cost(env), which casts" if key == "cost" else ""
         raise InputError(
-            f'info["cost"] has dtype {cost.dtype}, expected float64: with the first '
+            f'info["{key}"] has dtype {numbers.dtype}, expected float64: with the first '
             "sub-environment's type Gymnasium may have cut off the others' decimals. Return "
-            "float(cost) or np.asarray(cost, dtype=np.float64), or wrap each sub-environment in "
-            "Cost(env), which casts"
+            f"float({key}) or np.asarray({key}, dtype=np.float64){cure}"
         )
-    return cost.astype(np.float64)
+    return numbers.astype(np.float64)

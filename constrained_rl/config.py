@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from constrained_rl.advantages import AdvantageRule
 from constrained_rl.constraint_config import ConstraintConfig
-from constrained_rl.multipliers import Gradient
+from constrained_rl.multiplier_config import MultiplierConfig, ScaleFreeConfig
 from constrained_rl.sections import (
     Count,
     Finite,
@@ -178,86 +178,6 @@ class PPOConfig(Section):
                     f"but {name} is {value}; set it to 1"
                 )
         return self
-
-
-class FixedConfig(Section):
-    """Static reward shaping."""
-
-    kind: Literal["fixed"] = "fixed"
-    """controller"""
-    weight: NonNegative | tuple[NonNegative, ...] = 1.0
-    """ν, one for all costs or one each"""
-
-
-class GradientConfig(Section):
-    """Dual gradient ascent."""
-
-    kind: Literal["gradient"] = "gradient"
-    """controller"""
-    learning_rate: Positive = 0.05
-    """η, per unit of violation"""
-    initial: NonNegative = 0.0
-    """λ at the start"""
-    parameterization: Literal["linear", "log", "softplus"] = "linear"
-    """projected ascent on λ, Safe RLHF's published rule on ln λ, or λ = softplus(ξ)"""
-    optimizer: str = "sgd"
-    """a class of torch.optim by its name in any case: sgd, adam, RMSprop, …"""
-    optimizer_options: dict[str, object] = Field(default_factory=dict)
-    """further arguments of the optimizer, e.g. {betas = [0.5, 0.9]}"""
-    delay: Annotated[int, Field(ge=0)] = 0
-    """updates before λ may move, counted after ppo.critic_warmup"""
-    maximum: Positive | None = None
-    """upper bound of λ"""
-
-    @model_validator(mode="after")
-    def _can_be_built(self) -> Self:
-        Gradient(1, **self.model_dump(exclude={"kind"}))
-        return self
-
-
-class PIDConfig(Section):
-    """PID control (Stooke et al. 2020)."""
-
-    kind: Literal["pid"] = "pid"
-    """controller"""
-    kp: NonNegative = 0.5
-    """proportional gain"""
-    ki: NonNegative = 0.05
-    """integral gain per update"""
-    kd: NonNegative = 0.0
-    """derivative gain, on rising cost only"""
-    initial: NonNegative = 0.0
-    """λ and integral at the start"""
-    proportional_ema: Share = 0.0
-    """weight of the past in the proportional term"""
-    derivative_ema: Share = 0.0
-    """weight of the past in the derivative's cost"""
-    derivative_delay: Count = 1
-    """updates between the two costs of the derivative"""
-    maximum: Positive | None = None
-    """upper bound of λ and of the integral"""
-    relative: bool = False
-    """measure the violation in units of |limit|"""
-
-
-class ScaleFreeConfig(Section):
-    """PI control in units of the problem: needs no tuning per problem."""
-
-    kind: Literal["scale_free"] = "scale_free"
-    """controller"""
-    kp: NonNegative = 1.0
-    """proportional gain"""
-    ki: NonNegative = 0.02
-    """integral gain per update, times the factor of the learning rate's schedule"""
-    initial: NonNegative = 0.0
-    """λ at the start, in true units"""
-    maximum: Positive = 50.0
-    """upper bound of the integral, in units of the ratio of the advantages' scales"""
-
-
-MultiplierConfig = Annotated[
-    FixedConfig | GradientConfig | PIDConfig | ScaleFreeConfig, Field(discriminator="kind")
-]
 
 
 class CheckpointConfig(Section):

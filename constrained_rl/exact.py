@@ -91,7 +91,10 @@ def tabular_policy(agent: Agent) -> Floats:  # [S, A]
     states, actions, _ = envs.dynamics.cmdp.sizes
     obs = agent.policy.encode(envs.dynamics.observe(np.arange(states))).unsqueeze(1)  # [S, 1, …]
     with torch.no_grad():
-        logp = [agent.policy(obs, torch.full((states, 1), a))[0][:, 0] for a in range(actions)]
+        logp = [
+            agent.policy(obs, torch.full((states, 1), a, device=obs.device))[0][:, 0]
+            for a in range(actions)
+        ]
     # Softmax of log-probabilities in float64: float32 rounding must not break Σ_a π(a|s) = 1.
     probability: Floats = torch.stack(logp, -1).double().softmax(-1).cpu().numpy()
     return probability

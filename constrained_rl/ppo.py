@@ -6,7 +6,6 @@ recurrent policies, off-policy algorithms, offline data.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -23,7 +22,7 @@ from constrained_rl.metrics import Clock, constraint_metrics, episode_metrics, s
 from constrained_rl.multipliers import Multiplier
 from constrained_rl.protocols import Collector, Critic, Metrics, Policy, Reference, Stateful
 from constrained_rl.rollout import Batch, Rollout, Streams, decision_weights
-from constrained_rl.sections import Schedule
+from constrained_rl.schedules import schedule_factor
 from constrained_rl.streams import (
     build_streams,
     compare_rows,
@@ -175,8 +174,8 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
         gamma, lam = discounts(config, streams)
         ending = rollout.terminated if rollout.ending is None else rollout.ending
         advantage = gae(streams, value, ending, rollout.done, gamma, lam)
-        if config.streams == "separate":
-            corrected = corrected_costs(rollout, streams, value)
+        if parts.constraints.corrected:
+            corrected = corrected_costs(rollout, parts.constraints.streams(rollout), value)
     return Streams(
         obs=rollout.obs,
         action=rollout.action,
@@ -280,22 +279,6 @@ def update_statistics(rollout: Rollout, streams: Streams, parts: Parts) -> None:
         parts.critic.update_statistics(rollout)
     if parts.value_norm is not None:
         parts.value_norm.merge(streams.target[streams.mask])
-
-
-def schedule_factor(schedule: Schedule, progress: float, warmup: float = 0.0) -> float:
-    """Factor in [0, 1] at `progress` ∈ [0, 1): linear warm-up, then the schedule."""
-    if progress < warmup:
-        return progress / warmup
-    rest = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
-    match schedule:
-        case "constant":
-            return 1.0
-        case "linear":
-            return 1.0 - rest
-        case "quadratic":
-            return (1.0 - rest) ** 2
-        case "cosine":
-            return 0.5 * (1 + math.cos(math.pi * rest))
 
 
 def set_schedules(parts: Parts, progress: float) -> float:

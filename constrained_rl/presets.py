@@ -33,6 +33,9 @@ QUIET: dict[str, Any] = {
 }
 """`scale_free` where the environment knows its chance of ending, so that estimates hardly jitter"""
 
+LONG = 0.999
+"""discount whose episodes are the longest that first windows wait for, see `tabular_settings`"""
+
 SUMMARIES: dict[str, str] = {
     "ppo": "unconstrained; costs are reported only",
     "static_shaping": "reward − ν · cost at a fixed ν",
@@ -40,10 +43,6 @@ SUMMARIES: dict[str, str] = {
     "pid_lagrangian": "λ by PID control of the violation",
     "scale_free": "λ by PI control in units of the problem; nothing to tune",
 }
-
-
-LONG = 0.999
-"""discount whose episodes are the longest that first windows wait for, see `tabular_settings`"""
 
 
 def defaults(name: str, env_id: str | None, cmdp: FiniteCMDP | None = None) -> dict[str, Any]:
@@ -59,11 +58,16 @@ def defaults(name: str, env_id: str | None, cmdp: FiniteCMDP | None = None) -> d
     tree = {"preset": name, **PRESETS[name]}
     if cmdp is not None:
         # 1 / (1 − γ); where γ = 1, until an absorbing state is reached without a plan
-        length = occupancy(cmdp, uniform_policy(cmdp)).sum()
+        length = occupancy(cmdp, uniform_policy(cmdp)).sum().clip(1)
         tree = merge(tree, tabular_settings(min(1 - 1 / length, LONG)))
     elif env_id in BUILT_IN:
         tree = merge(tree, {"env": {"id": env_id}})
         tree = merge(tree, BUILT_IN[env_id].settings)
-    if name == "scale_free" and (cmdp is not None or env_id in {row.id for row in FINITE}):
+    if name == "scale_free" and _by_chance(env_id, cmdp):
         tree = merge(tree, QUIET)
     return tree
+
+
+def _by_chance(env_id: str | None, cmdp: FiniteCMDP | None) -> bool:
+    """Whether episodes end with probability 1 − γ, which the environment then knows."""
+    return cmdp.discount < 1 if cmdp is not None else env_id in {row.id for row in FINITE}

@@ -49,7 +49,7 @@ def build_streams(
 
 def corrected_costs(
     rollout: Rollout,
-    streams: Tensor,  # [B, T, 1 + K]
+    costs: Tensor,  # [B, T, K] of `Constraints.streams`: neither KL nor a clip is part of J
     value: Tensor,  # [B, T + 1, 1 + K]
 ) -> Tensor | None:  # [K] float64
     """Expected episode cost from every decision of the window, unfinished episodes included.
@@ -60,14 +60,24 @@ def corrected_costs(
     Over a whole episode E Σ δ = E C − V(s_0), so any V leaves the expectation alone, and with known
     p a good one leaves no noise in it: the control variate of doubly robust estimates (Jiang & Li
     2016, eq. 10, on policy). None without a first decision or an end.
+
+    Raises:
+        InputError: the collector does not say where episodes begin.
     """
-    first, ending = rollout.first, episode_ends(rollout).to(value)
+    if rollout.first is None:
+        raise InputError(
+            "constraint.corrected counts what the critics expect at the first decisions of "
+            "episodes, but the collector does not say which these are (Rollout.first); set "
+            "constraint.corrected=false"
+        )
+    ending = episode_ends(rollout).to(value)
     ends = ending[rollout.mask].double().sum()
-    if first is None or ends == 0 or not bool(first.any()):
+    if ends == 0 or not bool(rollout.first.any()):
         return None
-    delta = streams + (1 - ending.unsqueeze(-1)) * value[:, 1:] - value[:, :-1]
-    surprise = delta[rollout.mask][:, 1:].double().sum(0) / ends
-    return value[:, :-1][first][:, 1:].double().mean(0) + surprise
+    expected = value[..., 1:]  # [B, T + 1, K]
+    delta = costs + (1 - ending.unsqueeze(-1)) * expected[:, 1:] - expected[:, :-1]
+    surprise = delta[rollout.mask].double().sum(0) / ends
+    return expected[:, :-1][rollout.first].double().mean(0) + surprise
 
 
 def episode_ends(rollout: Rollout) -> Tensor:  # [B, T]

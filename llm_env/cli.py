@@ -17,6 +17,7 @@ from rich.console import Console
 
 from constrained_rl import certificate_cli as certificate
 from constrained_rl import cli as core
+from constrained_rl.solve_cli import solve
 from llm_env import folders
 from llm_env import score_cli as scores
 from llm_env.arena import cli as arena
@@ -44,7 +45,7 @@ app.command()(core.preset)
 app.command()(core.schema)
 app.command()(core.train)
 app.command()(core.plot)
-app.command()(core.solve)
+app.command()(solve)
 app.add_typer(llm, name="llm")
 llm.command()(comparison.compare)
 llm.command("check-data")(data.check_data)

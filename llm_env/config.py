@@ -7,9 +7,10 @@ from typing import Self
 from pydantic import model_validator
 
 from constrained_rl.advantages import KLStreams
-from constrained_rl.config import MultiplierConfig, PIDConfig, PPOConfig
+from constrained_rl.config import PPOConfig
 from constrained_rl.constraint_config import ConstraintConfig
 from constrained_rl.constraints import Constraint
+from constrained_rl.multiplier_config import MultiplierConfig, PIDConfig
 from constrained_rl.sections import Count, Finite, NonNegative, Positive, Schedule, Section, Share
 from llm_env.score_norm import ScoreNormKind
 

@@ -50,7 +50,9 @@ def test_formulas_import_nothing_of_the_package_but_errors_and_rollout(name):
     assert of_the_core(name) <= {"errors", "rollout"}
 
 
-@pytest.mark.parametrize("name", ["losses", "advantages", "multipliers", "rollout", "errors"])
+@pytest.mark.parametrize(
+    "name", ["losses", "advantages", "multipliers", "scale_free", "rollout", "errors"]
+)
 def test_formulas_need_no_third_party_but_torch(name):
     standard = {"__future__", "collections", "dataclasses", "math", "typing"}
     assert packages(ROOT / "constrained_rl" / f"{name}.py") <= standard | {

@@ -18,13 +18,13 @@ def exact(monkeypatch):
     """The script's module; runs happen in this process."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import exact
-    import exact_runs
+    import resumable
 
     def here(left, code, workers):
-        for path, job in left.items():
-            yield exact_runs.play_and_keep(job, path, code)
+        for path, run in left.items():
+            yield resumable.play_and_keep(run, path, code)
 
-    monkeypatch.setattr(exact, "play_all", here)
+    monkeypatch.setattr(resumable, "play_all", here)
     return exact
 
 
@@ -72,10 +72,12 @@ def test_an_infeasible_file_is_reported_with_its_least_cost(exact, tmp_path, cap
 
 
 def test_finished_runs_are_not_run_again_unless_the_code_has_changed(exact, tmp_path, monkeypatch):
+    import resumable
+
     runs = tmp_path / "runs"
     words = ["--problem", toll(tmp_path / "toll.npz"), "--seeds", "1", "--iterations", "1"]
     arguments = exact.arguments_of([*words, "--runs", str(runs)])
-    jobs = exact.jobs_of(arguments)[:2]
+    jobs = [exact.run_of(job) for job in exact.jobs_of(arguments)[:2]]
 
     def files():
         return {path: path.stat().st_mtime_ns for path in runs.iterdir()}
@@ -85,12 +87,14 @@ def test_finished_runs_are_not_run_again_unless_the_code_has_changed(exact, tmp_
     assert len(first) == 2
     assert exact.finished(jobs, arguments) == records
     assert files() == first
-    monkeypatch.setattr(exact, "code_digest", lambda: "another")
+    monkeypatch.setattr(resumable, "code_digest", lambda packages: "another")
     any_code = exact.arguments_of([*words, "--runs", str(runs), "--any-code"])
     assert exact.finished(jobs, any_code) == records
     assert files() == first
     shown = exact.arguments_of([*words, "--runs", str(runs), "--kept"])
-    assert exact.finished(jobs, shown) == []
+    with pytest.raises(SystemExit) as nothing:
+        exact.finished(jobs, shown)
+    assert nothing.value.code == 2
     exact.finished(jobs, arguments)
     assert len(files()) == 4
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from constrained_rl.errors import InputError
-from constrained_rl.oracle import FiniteCMDP, evaluate_policy, solve
+from constrained_rl.oracle import FiniteCMDP, evaluate_policy, solve, uniform_policy
 
 Floats = NDArray[np.float64]
 
@@ -85,7 +85,7 @@ def _limited(free: FiniteCMDP, slack: float) -> FiniteCMDP | None:
     bound = replace(free, limit=limit)
     solution = solve(bound)
     binds = solution.multipliers * limit >= BITE * abs(solution.value)
-    uniform, _ = evaluate_policy(bound, np.full(free.reward.shape, 1 / free.sizes[1]))
+    uniform, _ = evaluate_policy(bound, uniform_policy(bound))
     far = abs(solution.value - uniform) >= SPREAD * abs(solution.value)
     return bound if far and binds.all() else None
 

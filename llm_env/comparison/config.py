@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from constrained_rl.config import GradientConfig, PIDConfig
+from constrained_rl.multiplier_config import GradientConfig, PIDConfig
 from constrained_rl.sections import Count, Finite, NonNegative, Section, Seed
 from llm_env.config import AlignConfig
 from llm_env.score_training import ScoreConfig

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from constrained_rl.config import FixedConfig, GradientConfig
 from constrained_rl.constraint_config import ConstraintConfig
 from constrained_rl.errors import InputError
+from constrained_rl.multiplier_config import FixedConfig, GradientConfig
 from llm_env.comparison.config import PUBLISHED, CompareConfig
 from llm_env.comparison.summaries import Family
 from llm_env.config import AlignConfig

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from constrained_rl.checkpoint import write_text
-from constrained_rl.config import FixedConfig
 from constrained_rl.errors import InputError
 from constrained_rl.logging import read_metrics
+from constrained_rl.multiplier_config import FixedConfig
 from constrained_rl.statistics import Interval
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.evaluate import Record, read_records

@@ -91,23 +91,21 @@ def evaluate(problem: Problem, optimum: Optimum, log_policy: Floats) -> Evaluati
 
 def frontier(problem: Problem, multipliers: Sequence[Floats]) -> list[Point]:
     """The best policies at given prices λ [K]: under "reward", the frontier of E[R] − β KL."""
-    points = []
-    for lam in multipliers:
-        log_policy, _ = problem.tilt(lam)
-        points.append(
-            Point(
-                lam,
-                problem.mean_reward(log_policy),
-                problem.mean_cost(log_policy),
-                problem.kl(log_policy, problem.log_reference),
-            )
-        )
-    return points
+    return [_point(problem, lam, problem.tilt(lam)[0]) for lam in multipliers]
+
+
+def _point(problem: Problem, lam: Floats, log_policy: Floats) -> Point:
+    return Point(
+        lam,
+        problem.mean_reward(log_policy),
+        problem.mean_cost(log_policy),
+        problem.kl(log_policy, problem.log_reference),
+    )
 
 
 def _optimum(problem: Problem, lam: Floats) -> Optimum:
-    (point,) = frontier(problem, [lam])
     log_policy, _ = problem.tilt(lam)
+    point = _point(problem, lam, log_policy)
     return Optimum(
         multipliers=lam,
         log_policy=log_policy,

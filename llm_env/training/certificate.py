@@ -17,7 +17,6 @@ import numpy as np
 
 from constrained_rl.assembly import choose_device, constrain
 from constrained_rl.certificate import Issued, Request, Subject, constrained_values, prepare
-from constrained_rl.constraints import Constraint
 from constrained_rl.distributed import World
 from constrained_rl.errors import InputError
 from constrained_rl.logging import read_metrics
@@ -48,10 +47,12 @@ def certify_training(folder: Path, home: Path, request: Request, prompts: Path |
         )
     name = "best" if folder.name == "best" and folder != home else "policy"
     source = config.policy.model_copy(update={"path": str(_model(home, name)), "lora": None})
-    task = build_task(config, choose_device(config.device))
+    device = choose_device(config.device)
+    task = build_task(config, device)
     fresh = unseen_prompts(config, task, name, request.samples, prompts)
-    model = load_causal_lm(source, choose_device(config.device))
-    repeats = config.align.responses_per_prompt if _per_prompt(constraints) else 1
+    model = load_causal_lm(source, device)
+    per_prompt = any(c.per == "group" for c in constraints)
+    repeats = config.align.responses_per_prompt if per_prompt else 1
     held_out = HeldOut(
         task=replace(task, prompts=[prompt for prompt in fresh for _ in range(repeats)]),
         constraints=constraints,
@@ -60,7 +61,7 @@ def certify_training(folder: Path, home: Path, request: Request, prompts: Path |
         seed=request.seed,
     )
     samples = held_out.play(CausalLMPolicy(model), request.deterministic)
-    group = np.repeat(np.arange(len(fresh)), repeats) if _per_prompt(constraints) else None
+    group = np.repeat(np.arange(len(fresh)), repeats) if per_prompt else None
     found = held_out.evaluation(samples).cost
     subject = Subject(
         run=home,
@@ -97,10 +98,6 @@ def _judges(config: TrainConfig, task: Task, name: str) -> list[Prompt]:
     evaluation = config.evaluation
     judged = name == "best" or evaluation.patience is not None
     return read_held_out(config, task.tokenizer) if judged else []
-
-
-def _per_prompt(constraints: tuple[Constraint, ...]) -> bool:
-    return any(c.per == "group" for c in constraints)
 
 
 def _model(home: Path, name: str) -> Path:

@@ -151,7 +151,7 @@ CASES = (
     Case(
         "relative to 0",
         "a violation in units of a limit of 0",
-        train(SOUND, "multiplier.relative=true", "limit=0"),
+        train(SOUND, "multiplier.kind=pid", "multiplier.relative=true", "limit=0"),
         ("a limit is 0", "multiplier.relative=false"),
     ),
     Case(

@@ -402,3 +402,23 @@ def test_a_known_chance_of_ending_is_read_where_something_was_played():
 def test_a_chance_of_ending_that_is_no_probability_is_refused(wrong):
     with pytest.raises(InputError, match=r"termination.*sub-environment 1.*\[0, 1\]"):
         read_ending({"termination": np.array([0.5, wrong])}, played(True, True))
+
+
+def test_a_sub_environment_without_a_chance_of_ending_has_none_and_not_0():
+    # As SyncVectorEnv merges {"termination": 0.25} with {}.
+    info = {"termination": np.array([0.25, 0.0]), "_termination": np.array([True, False])}
+    found = read_ending(info, played(True, True))
+    assert found[0] == 0.25
+    assert np.isnan(found[1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.array([0, 1]), r'"termination".*int64'),
+        (np.array([0.5]), r'"termination".*shape \(1,\)'),
+    ],
+)
+def test_a_chance_of_ending_of_another_type_or_shape_is_refused(wrong, message):
+    with pytest.raises(InputError, match=message):
+        read_ending({"termination": wrong}, played(True, True))

@@ -7,8 +7,9 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 from constrained_rl.cli import app
-from constrained_rl.config import FixedConfig, GradientConfig, RunConfig
+from constrained_rl.config import RunConfig
 from constrained_rl.describe import completions, settings_of, to_commented_toml, to_markdown
+from constrained_rl.multiplier_config import FixedConfig, GradientConfig
 from constrained_rl.presets import PRESETS, defaults
 from constrained_rl.sections import Section
 from constrained_rl.settings import validate

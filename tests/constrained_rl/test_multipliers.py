@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from constrained_rl.checkpoint import pack, unpack
 from constrained_rl.constraints import Signal
 from constrained_rl.errors import InputError
-from constrained_rl.multipliers import PID, Fixed, Gradient, ScaleFree
+from constrained_rl.multipliers import PID, Fixed, Gradient
+from constrained_rl.scale_free import ScaleFree
 
 CONTROLLERS = {
     "fixed": lambda k: Fixed([0.5] * k),

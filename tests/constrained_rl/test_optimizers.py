@@ -3,9 +3,10 @@ from functools import partial
 import pytest
 import torch
 
-from constrained_rl.config import GradientConfig, RunConfig
+from constrained_rl.config import RunConfig
 from constrained_rl.constraints import Signal
 from constrained_rl.errors import InputError
+from constrained_rl.multiplier_config import GradientConfig
 from constrained_rl.multipliers import Gradient
 from constrained_rl.optimizers import find_optimizer, make_optimizer
 from constrained_rl.settings import validate

@@ -14,8 +14,9 @@ from constrained_rl.constraints import Constraint, Constraints
 from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.estimators import Mean
 from constrained_rl.logging import JsonlLogger, RichLogger
-from constrained_rl.ppo import annotate, mix, schedule_factor, set_schedules
+from constrained_rl.ppo import annotate, mix, set_schedules
 from constrained_rl.rollout import Streams
+from constrained_rl.schedules import schedule_factor
 from constrained_rl.streams import build_streams, compare_rows, discounts
 from tests.constrained_rl.helpers import Scripted, tiny, vector, weights
 from tests.constrained_rl.test_rollout import make_rollout
@@ -305,6 +306,31 @@ def test_during_the_warm_up_only_the_critics_learn_and_lambda_holds():
     assert (third["lambda/0"], fourth["lambda/0"]) == (0.25, 0.75)
     assert counts == {"lambda": 4, "policy": 8, "critic": 16}
     assert not all(map(torch.equal, parameters(agent.policy), before))
+
+
+# costs by the critics
+
+
+def test_a_clip_of_the_streams_leaves_the_corrected_cost_alone():
+    def found(**ppo):
+        agent = tiny("scale_free", ppo={"horizon": 64, **ppo})
+        return annotate(agent.parts.collector.collect(), agent.parts).corrected
+
+    plain, clipped = found(), found(score_clip=1e-3)
+    assert plain.item() > 0.1  # a clipped cost would be 1e-3 of it
+    assert_close(clipped, plain)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        ({"corrected": True}, r"constraint\.corrected needs a critic of each cost.*'single'"),
+        ({"estimator": {"kind": "tracking"}}, r"'tracking' follows.*streams='single'"),
+    ],
+)
+def test_a_single_stream_has_no_costs_to_estimate_from(constraint, message):
+    with pytest.raises(InputError, match=message):
+        tiny("static_shaping", ppo={"streams": "single"}, constraint=constraint)
 
 
 # schedules

@@ -38,7 +38,8 @@ def config_of(env_id=DETOUR, iterations=ITERATIONS, name="pid_lagrangian", **set
         "limit": None if env_id in BUILT_IN else 1.5,
         "env": {"id": env_id, "num_envs": 4, "burn_in": 3},
         "network": {"hidden": [8]},
-        "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2},
+        # TOML has no null: unset, a file of this would get the environment's own critic rate.
+        "ppo": {"horizon": 16, "epochs": 2, "minibatches": 2, "critic_learning_rate": 1e-3},
         "checkpoint": {"every": 2},
         "evaluation": {"every": 0},
     }
@@ -328,7 +329,7 @@ def kill_at_random(out, *arguments):
 def test_a_run_killed_by_the_system_at_random_resumes_to_the_same_policy(tmp_path):
     # one that saves its state and one that cannot; the slow test takes all there are
     every = [next(iter(BUILT_IN)), "kills/Pendulum-v0"]
-    found = kill_at_random(tmp_path / "kills.json", "--phases", ",".join(every), "--kills", 5)
+    found = kill_at_random(tmp_path / "kills.json", "--phases", ",".join(every), "--kills", 3)
     phases = {phase["phase"]: phase for phase in found["phases"]}
     assert set(phases) == set(every)
     for phase in phases.values():

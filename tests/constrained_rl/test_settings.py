@@ -3,10 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from constrained_rl.config import GradientConfig, PIDConfig, PPOConfig, RunConfig
+from constrained_rl.config import PPOConfig, RunConfig
 from constrained_rl.constraint_config import WindowConfig
 from constrained_rl.envs import BUILT_IN
 from constrained_rl.errors import InputError
+from constrained_rl.multiplier_config import GradientConfig, PIDConfig
 from constrained_rl.presets import PRESETS, SUMMARIES, defaults
 from constrained_rl.settings import merge, parse_override, read_layers, read_toml, to_toml, validate
 

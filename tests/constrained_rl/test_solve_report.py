@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from constrained_rl.cli import app
 from constrained_rl.front import pareto_front
 from constrained_rl.oracle import Average, Discounted, Horizon, multiplier_ranges, save_cmdp, solve
 from constrained_rl.solve_report import as_json, print_front, print_solution
+from llm_env.cli import app
 from tests.constrained_rl.small_cmdps import coin, leave
 
 

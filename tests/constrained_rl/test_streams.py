@@ -1,4 +1,4 @@
-"""Episode costs corrected by the critics: exact on whole episodes, whatever the critic says."""
+"""Episode costs by the critics: corrected, exact on whole episodes; and moved by an update."""
 
 from dataclasses import replace
 
@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from constrained_rl.rollout import Episodes, Rollout
-from constrained_rl.streams import corrected_costs
+from constrained_rl.errors import InputError
+from constrained_rl.rollout import Episodes, Rollout, Streams
+from constrained_rl.streams import corrected_costs, episode_ends, expected_change
 
 
 def window(cost, done, first, finished):
@@ -30,10 +31,10 @@ def window(cost, done, first, finished):
 
 
 def corrected(rollout, value):
-    """The estimate under critics that say `value` [T + 1] of the cost."""
-    streams = torch.cat([torch.zeros_like(rollout.cost), rollout.cost], -1)
+    """The estimate under critics that say `value` [T + 1] of the cost, and 9 of the reward."""
     value = torch.tensor(value, dtype=torch.float64).reshape(1, -1, 1)
-    return corrected_costs(rollout, streams, torch.cat([torch.zeros_like(value), value], -1))
+    value = torch.cat([torch.full_like(value, 9), value], -1)
+    return corrected_costs(rollout, rollout.cost, value)
 
 
 def test_an_unfinished_episode_counts_with_what_the_critic_expects_of_it():
@@ -83,3 +84,33 @@ def test_without_a_first_or_a_last_decision_there_is_no_estimate(missing):
     first = [missing != "first", False]
     rollout = window([1, 2], [False, missing != "end"], first, int(missing != "end"))
     assert corrected(rollout, [0, 0, 0]) is None
+
+
+def test_a_collector_that_does_not_say_where_episodes_begin_is_refused():
+    rollout = replace(window([1, 2], [False, True], [True, False], 1), first=None)
+    with pytest.raises(InputError, match=r"corrected.*Rollout\.first.*corrected=false"):
+        corrected(rollout, [0, 0, 0])
+
+
+def test_a_truncated_episode_ends_for_certain_a_terminated_one_by_its_chance():
+    rollout = window([1, 1], [True, True], [True, True], finished=2)
+    rollout = replace(rollout, ending=torch.full((1, 2), 0.25))
+    rollout.terminated[0, 1] = False
+    assert episode_ends(rollout).tolist() == [[0.25, 1]]
+
+
+def test_an_update_is_expected_to_change_costs_by_what_it_made_more_and_less_likely():
+    rollout = window([1, 1, 1], [True, True, False], [True, True, True], finished=2)
+    rollout.mask[0, 2] = False
+    streams = Streams(
+        obs=rollout.obs,
+        action=rollout.action,
+        mask=rollout.mask,
+        logp=torch.tensor([[0.5, 0.25, 0.1]], dtype=torch.float64).log(),
+        value=torch.zeros(1, 3, 2),
+        advantage=torch.tensor([[[9.0, 4.0], [9.0, -2.0], [9.0, 99.0]]], dtype=torch.float64),
+        exchangeable=True,
+    )
+    logp = torch.tensor([[0.75, 0.125, 0.9]], dtype=torch.float64).log()
+    # ((1.5 − 1) · 4 + (0.5 − 1) · (−2)) / 2 episodes
+    assert expected_change(rollout, streams, logp).tolist() == pytest.approx([1.5])

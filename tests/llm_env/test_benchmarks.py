@@ -34,6 +34,7 @@ def test_the_benchmark_of_an_iteration_runs_at_its_small_size(tmp_path):
 def test_the_enumerable_language_is_trained_and_kept(tmp_path):
     out = tmp_path / "found.json"
     command = [sys.executable, BENCHMARKS / "enumerable_language.py", "--quick", "--out", out]
+    command += ["--runs", tmp_path / "runs"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         list(map(str, command)), env=environment, capture_output=True, text=True, timeout=600
@@ -41,4 +42,4 @@ def test_the_enumerable_language_is_trained_and_kept(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
     assert [run["kl_streams"] for run in found["runs"]] == ["both", "reward"]
-    assert all(0.3 < run["share"] < 1 for run in found["runs"])  # 77 % after ten iterations
+    assert all(0.3 < run["share"] < 1 for run in found["runs"])  # 75 % after ten iterations

@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from constrained_rl.config import FixedConfig, GradientConfig, PIDConfig
 from constrained_rl.errors import InputError, NonFiniteError
+from constrained_rl.multiplier_config import FixedConfig, GradientConfig, PIDConfig
 from constrained_rl.settings import merge, validate
 from llm_env.comparison import progress, schedule, stages
 from llm_env.comparison.config import QUICK, CompareConfig

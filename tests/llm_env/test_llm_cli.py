@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from constrained_rl.config import GradientConfig
 from constrained_rl.constraint_config import ConstraintConfig, EMAConfig
+from constrained_rl.multiplier_config import GradientConfig
 from constrained_rl.settings import read_toml, to_toml
 from llm_env.comparison import cli
 from llm_env.comparison.config import CompareConfig

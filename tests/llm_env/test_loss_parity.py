@@ -14,9 +14,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from constrained_rl.assembly import assemble, constrain
-from constrained_rl.config import FixedConfig, PPOConfig
+from constrained_rl.config import PPOConfig
 from constrained_rl.constraint_config import ConstraintConfig
 from constrained_rl.learner import ValueObjective
+from constrained_rl.multiplier_config import FixedConfig
 from constrained_rl.ppo import annotate, mix
 from constrained_rl.streams import build_streams
 from llm_env.collectors import token_rollout

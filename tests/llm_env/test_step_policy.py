@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from constrained_rl.assembly import assemble, constrain
 from constrained_rl.collectors import VectorCollector, Windowing
-from constrained_rl.config import FixedConfig, PIDConfig
 from constrained_rl.constraint_config import ConstraintConfig
+from constrained_rl.multiplier_config import FixedConfig, PIDConfig
 from constrained_rl.ppo import annotate, train
 from llm_env.collectors import TokenCollector, by_model, by_text
 from llm_env.config import TokenPPOConfig

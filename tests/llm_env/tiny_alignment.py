@@ -2,8 +2,8 @@
 
 import torch
 
-from constrained_rl.config import GradientConfig, PIDConfig
 from constrained_rl.engines import Engines
+from constrained_rl.multiplier_config import GradientConfig, PIDConfig
 from constrained_rl.ppo import train
 from constrained_rl.settings import validate
 from constrained_rl.streams import stream_names

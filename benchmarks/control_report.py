@@ -1,0 +1,98 @@
+"""What the runs of `control.py` come to, over seeds, in the units of the problem itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from exact_report import markdown
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+Row = dict[str, Any]
+HEADS = (
+    "problem",
+    "rule",
+    "seeds",
+    "return",
+    "costs (limits)",
+    "violation %: mean, worst",
+    "within 5 %",
+    "λ",
+    "while training %",
+    "kept from %",
+    "CPU s",
+)
+CENT = 100
+
+
+def table_of(
+    runs: Sequence[Mapping[str, Any]], units: Mapping[str, tuple[float, float]]
+) -> list[Row]:
+    """A row per problem and rule; where a run failed, the others' figures say nothing.
+
+    Args:
+        runs: as `control.play_and_keep` made them.
+        units: factors of rewards and of costs of each problem, which are divided out.
+    """
+    pairs = dict.fromkeys((run["problem"], run["rule"]) for run in runs)
+    table = []
+    for problem, rule in pairs:
+        chosen = [run for run in runs if (run["problem"], run["rule"]) == (problem, rule)]
+        failed = sum("failed" in run for run in chosen)
+        row = {"problem": problem, "rule": rule, "seeds": len(chosen), "failed": failed}
+        table.append(row if failed else row | figures(chosen, *units[problem]))
+    return table
+
+
+def figures(runs: Sequence[Mapping[str, Any]], reward: float, cost: float) -> Row:
+    """Means over seeds; the price of a cost has the units of reward / cost."""
+    costs = np.array([[found["value"] for found in run["cost"]] for run in runs])
+    begun = [run["feasible_from"] for run in runs]
+    return {
+        "return": [run["return"]["value"] / reward for run in runs],
+        "cost": (costs.mean(axis=0) / cost).tolist(),
+        "limit": (np.array(runs[0]["limit"]) / cost).tolist(),
+        "violation": float(np.mean([run["violation"] for run in runs])),
+        "worst_violation": max(run["violation"] for run in runs),
+        "within": sum(all(run["kept"]) for run in runs),
+        "lambda": (np.mean([run["lambda"] for run in runs], axis=0) * cost / reward).tolist(),
+        "violation_regret": float(np.mean([run["violation_regret"] for run in runs])),
+        "feasible_from": None if None in begun else float(np.median(begun)),
+        "cpu_seconds": float(np.median([run["cpu_seconds"] for run in runs])),
+    }
+
+
+def cells(row: Row) -> list[str]:
+    """A row as text; the return of every seed, as three have no interval worth its name."""
+    names = [row["problem"], row["rule"], str(row["seeds"])]
+    if row["failed"]:
+        return [*names, f"{row['failed']} failed", *["–"] * (len(HEADS) - 4)]
+    pairs = zip(row["cost"], row["limit"], strict=True)
+    begun = row["feasible_from"]
+    return [
+        *names,
+        " ".join(f"{value:.2f}" for value in row["return"]),
+        ", ".join(f"{cost:.3g} ({limit:.3g})" for cost, limit in pairs),
+        f"{CENT * row['violation']:.1f}, {CENT * row['worst_violation']:.1f}",
+        f"{row['within']} of {row['seeds']}",
+        ", ".join(f"{each:.3g}" for each in row["lambda"]),
+        f"{CENT * row['violation_regret']:.0f}",
+        "never" if begun is None else f"{CENT * begun:.0f}",
+        f"{row['cpu_seconds']:.0f}",
+    ]
+
+
+def show(table: Sequence[Row], page: bool) -> None:
+    """The table in the terminal, or as the page has it."""
+    rows = [cells(row) for row in table]
+    if page:
+        print(markdown((list(HEADS), rows)))
+        return
+    view = Table(*HEADS, box=SIMPLE_HEAD, title="the last policy, sampled, on 2000 fresh episodes")
+    for row in rows:
+        view.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 190).print(view)
