@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from exact_report import markdown
+from over_seeds import markdown
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +23,7 @@ HEADS = (
     "within 5 %",
     "λ",
     "while training %",
-    "kept from %",
+    "first kept %",
     "CPU s",
 )
 CENT = 100
@@ -86,13 +86,14 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def show(table: Sequence[Row], page: bool) -> None:
-    """The table in the terminal, or as the page has it."""
-    rows = [cells(row) for row in table]
-    if page:
-        print(markdown((list(HEADS), rows)))
-        return
+def page_blocks(document: Mapping[str, Any]) -> dict[str, str]:
+    """The table of docs/multipliers.md."""
+    return {"table:control": markdown((list(HEADS), [cells(row) for row in document["table"]]))}
+
+
+def show(table: Sequence[Row]) -> None:
+    """The table in the terminal."""
     view = Table(*HEADS, box=SIMPLE_HEAD, title="the last policy, sampled, on 2000 fresh episodes")
-    for row in rows:
-        view.add_row(*row)
+    for row in table:
+        view.add_row(*cells(row))
     Console(width=None if sys.stdout.isatty() else 190).print(view)

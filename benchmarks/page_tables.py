@@ -53,10 +53,12 @@ def exact_blocks(document: Document) -> Blocks:
 
 
 def multipliers_blocks(document: Document) -> Blocks:
-    """Responses to a step, and what each change costs."""
+    """Responses to a step, what each change costs, and the rules with networks."""
+    import control_report
     from multipliers import page_blocks
 
-    return page_blocks(document)
+    control = result("control")
+    return page_blocks(document) | ({} if control is None else control_report.page_blocks(control))
 
 
 def enumerable_blocks(document: Document) -> Blocks:
