@@ -134,7 +134,7 @@ def show(table: Summary, console: Console) -> None:
 def page_blocks(document: Mapping[str, Any]) -> dict[str, str]:
     """The tables of docs/multipliers.md: the answers to a step, and what each change costs."""
     table = document["table"]
-    steps = {name: table[name] for name in ("as it is", "limit steps down")}
+    steps = {name: table[name] for name in ("as it is", "limit steps down") if name in table}
     rules = list(table["as it is"])
     cells = [
         [condition, *(pair(of.get(rule)) for rule in rules)] for condition, of in table.items()
