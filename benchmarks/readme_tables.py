@@ -13,7 +13,8 @@ import sys
 from typing import Any
 
 import over_seeds
-from over_seeds import as_text, keeping, middle, percent
+from exact_report import summary_rows, verdict
+from over_seeds import as_text, keeping, markdown, middle, percent
 from page_tables import page_blocks
 from resumable import RESULTS, ROOT
 
@@ -192,26 +193,6 @@ def sweep_table(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def detour_table(document: dict[str, Any]) -> str:
-    """One row per preset."""
-    lines = [
-        "| preset | gap to J* % (each seed) | IQM | violation % (each seed) | violation ≤ 5 % | "
-        "within 5 % of both |",
-        "|---|---|---|---|---|---|",
-    ]
-    for preset in dict.fromkeys(run["preset"] for run in document["runs"]):
-        runs = [run for run in document["runs"] if run["preset"] == preset]
-        good = sum(abs(r["gap_percent"]) < 5 and r["violation_percent"] < 5 for r in runs)
-        gaps = ", ".join(f"{r['gap_percent']:.1f}" for r in runs)
-        violations = ", ".join(f"{r['violation_percent']:.1f}" for r in runs)
-        center = middle([r["gap_percent"] for r in runs], 1)
-        kept = keeping([r["violation_percent"] for r in runs], 5.0)
-        lines.append(
-            f"| {preset} | {gaps} | {center} | {violations} | {kept} | {good} of {len(runs)} |"
-        )
-    return re.sub(r"(?<=[ \[])-(?=\d)", "−", "\n".join(lines))
-
-
 def throughput_table(document: dict[str, Any]) -> str:
     """Median and range per CPU second."""
     lines = ["| what | steps or tokens per CPU second (range) |", "|---|---|"]
@@ -296,12 +277,12 @@ def readme_blocks() -> dict[str, str]:
         "safe_rlhf_vs_shaping",
         "decoupling",
         "throughput",
-        "detour_optimum",
+        "exact",
         "random_kills",
         "rounds",
         "memory",
     )
-    safe, labels, speed, detour, kills, rounds, memory = (
+    safe, labels, speed, exact, kills, rounds, memory = (
         json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in names
     )
     return {
@@ -315,7 +296,8 @@ def readme_blocks() -> dict[str, str]:
         "table:labels": labels_table(labels),
         "table:cost_losses": cost_losses_table(labels),
         "table:sweep": sweep_table(labels),
-        "table:detour": detour_table(detour),
+        "table:exact": markdown(summary_rows(exact)),
+        "verdict:exact": verdict(exact),
         "table:throughput": throughput_table(speed),
         "verdict:kills": kills_verdict(kills),
     }

@@ -156,7 +156,8 @@ def probability_of_improvement(
         return mean
 
     samples = (*ours.values(), *(theirs[problem] for problem in ours))
-    return _bootstrap(samples, improvement, level, seed)
+    found = _bootstrap(samples, improvement, level, seed)
+    return Interval(found.value, max(found.low, 0.0), min(found.high, 1.0))  # one run: all of it
 
 
 def _sample(values: ArrayLike, name: str) -> Floats:

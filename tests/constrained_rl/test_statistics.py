@@ -145,3 +145,7 @@ def test_probability_of_improvement_has_an_interval_within_0_and_1():
 def test_values_that_cannot_be_aggregated_are_refused(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_one_run_of_each_leaves_every_probability_possible():
+    assert probability_of_improvement([3.0], [1.0]) == Interval(1.0, 0.0, 1.0)
