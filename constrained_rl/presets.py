@@ -57,9 +57,7 @@ def defaults(name: str, env_id: str | None, cmdp: FiniteCMDP | None = None) -> d
         raise InputError(f"preset '{name}' does not exist; choose from {', '.join(PRESETS)}")
     tree = {"preset": name, **PRESETS[name]}
     if cmdp is not None:
-        # 1 / (1 − γ); where γ = 1, until an absorbing state is reached without a plan
-        length = occupancy(cmdp, uniform_policy(cmdp)).sum().clip(1)
-        tree = merge(tree, tabular_settings(min(1 - 1 / length, LONG)))
+        tree = merge(tree, tabular_settings(min(_chance_to_go_on(cmdp), LONG)))
     elif env_id in BUILT_IN:
         tree = merge(tree, {"env": {"id": env_id}})
         tree = merge(tree, BUILT_IN[env_id].settings)
@@ -71,3 +69,10 @@ def defaults(name: str, env_id: str | None, cmdp: FiniteCMDP | None = None) -> d
 def _by_chance(env_id: str | None, cmdp: FiniteCMDP | None) -> bool:
     """Whether episodes end with probability 1 − γ, which the environment then knows."""
     return cmdp.discount < 1 if cmdp is not None else env_id in {row.id for row in FINITE}
+
+
+def _chance_to_go_on(cmdp: FiniteCMDP) -> float:
+    """γ; where it is 1, that of episodes as long as those without a plan until absorbed."""
+    if cmdp.discount < 1:
+        return cmdp.discount
+    return 1 - 1 / max(1.0, float(occupancy(cmdp, uniform_policy(cmdp)).sum()))
