@@ -165,7 +165,8 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
             rollout, lambda i: reference(rollout.obs[i], rollout.action[i]), parts
         )
         kl = require_finite("KL to the reference", logp - reference_logp * rollout.mask)
-    streams = build_streams(rollout, parts.constraints, config, kl, parts.shaping)
+    costs = parts.constraints.streams(rollout)
+    streams = build_streams(rollout, costs, config, kl, parts.shaping)
     corrected = None
     if parts.critic_learner is None:
         value, advantage = torch.zeros_like(streams), compare_rows(rollout, streams, config)
@@ -175,7 +176,7 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
         ending = rollout.terminated if rollout.ending is None else rollout.ending
         advantage = gae(streams, value, ending, rollout.done, gamma, lam)
         if parts.constraints.corrected:
-            corrected = corrected_costs(rollout, parts.constraints.streams(rollout), value)
+            corrected = corrected_costs(rollout, costs, value)
     return Streams(
         obs=rollout.obs,
         action=rollout.action,

@@ -25,7 +25,7 @@ def stream_names(constraints: Constraints, config: PPOConfig) -> tuple[str, ...]
 
 def build_streams(
     rollout: Rollout,
-    constraints: Constraints,
+    costs: Tensor,  # [B, T, K] of `Constraints.streams`
     config: PPOConfig,
     kl: Tensor | None = None,  # [B, T]
     shaping: Tensor | None = None,  # [K]
@@ -35,7 +35,6 @@ def build_streams(
     With `shaping` weights ν there is a single stream R − Σ ν_k C_k − β·KL, with one critic and no
     division by 1 + ν (the published shaping baseline, Safe RLHF reference §1.12).
     """
-    costs = constraints.streams(rollout)
     if shaping is not None:
         streams = (rollout.reward - costs @ shaping.to(costs)).unsqueeze(-1)
     else:

@@ -76,7 +76,9 @@ def safe_rlhf_update(case: Case) -> Pairs:
     rollout = rollout_of(case)
     logp_old, mask = tensor(case["logp_old"]), rollout.mask
     constraints = Constraints([Constraint("cost", 0.0)], [Mean()])
-    streams = build_streams(rollout, constraints, config, logp_old - tensor(case["logp_ref"]))
+    streams = build_streams(
+        rollout, constraints.streams(rollout), config, logp_old - tensor(case["logp_ref"])
+    )
     yield "token_rewards", streams[..., 0], expected["token_rewards"]
     yield "token_costs", streams[..., 1], expected["token_costs"]
     value = torch.stack([tensor(case["reward_values"]), tensor(case["cost_values"])], -1)

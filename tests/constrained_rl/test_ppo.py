@@ -36,14 +36,16 @@ def one_row(reward, cost, mask=None, **changes):
 
 
 def test_streams_are_reward_then_costs_and_0_where_masked():
-    streams = build_streams(one_row([1.0, 2.0], [3.0, 4.0], [True, False]), ONE, PPOConfig())
+    row = one_row([1.0, 2.0], [3.0, 4.0], [True, False])
+    streams = build_streams(row, ONE.streams(row), PPOConfig())
     assert streams.tolist() == [[[1.0, 3.0], [0.0, 0.0]]]
 
 
 def test_kl_is_charged_before_scores_are_clipped():
     config = PPOConfig(kl_coefficient=0.5, kl_streams="both", score_clip=2.0)
     kl = torch.tensor([[2.0, -8.0]])
-    streams = build_streams(one_row([1.0, 0.0], [1.5, 0.0]), ONE, config, kl)
+    row = one_row([1.0, 0.0], [1.5, 0.0])
+    streams = build_streams(row, ONE.streams(row), config, kl)
     # reward: 1 − ½·2 = 0 and 0 + ½·8 = 4 → 2;  cost: 1.5 + ½·2 = 2.5 → 2 and −4 → −2
     assert streams.tolist() == [[[0.0, 2.0], [2.0, -2.0]]]
 
@@ -51,7 +53,8 @@ def test_kl_is_charged_before_scores_are_clipped():
 def test_the_single_stream_is_reward_minus_weighted_cost_minus_kl():
     config = PPOConfig(kl_coefficient=0.5, streams="single")
     shaping = torch.tensor([2.0], dtype=torch.float64)
-    streams = build_streams(one_row([1.0], [3.0]), ONE, config, torch.tensor([[4.0]]), shaping)
+    row = one_row([1.0], [3.0])
+    streams = build_streams(row, ONE.streams(row), config, torch.tensor([[4.0]]), shaping)
     # 1 − 2·3 − ½·4
     assert streams.tolist() == [[[-7.0]]]
 

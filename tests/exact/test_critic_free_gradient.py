@@ -84,7 +84,7 @@ def expected_update(policy, reference, rule):
         group=torch.arange(81).repeat_interleave(2),
     )  # fmt: skip
     constraints = Constraints([Constraint("cost", 0.0)], [Mean()])
-    paid = build_streams(rollout, constraints, config, logp - reference_logp)
+    paid = build_streams(rollout, constraints.streams(rollout), config, logp - reference_logp)
     advantage = compare_rows(rollout, paid, config)
     streams = Streams(obs, action, rollout.mask, logp, paid, advantage, exchangeable=False)
     batch = mix(streams, tensor(LAM), config)

@@ -179,7 +179,7 @@ def test_the_update_of_safe_rlhf_through_policy_reference_critic_and_score_model
         wanted = tensor(expected[name]) * mask
         torch.testing.assert_close(found.double() * mask, wanted, **TOLERANCE)
 
-    paid = build_streams(rollout, constraints, config, streams.kl)
+    paid = build_streams(rollout, constraints.streams(rollout), config, streams.kl)
     for s, name in enumerate(("reward", "cost")):
         same(paid[..., s], f"token_{name}s")
         same(streams.advantage[..., s], f"{name}_advantages")
