@@ -30,7 +30,7 @@ from constrained_rl.multiplier_config import (
     PIDConfig,
     ScaleFreeConfig,
 )
-from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier
+from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier, one_each
 from constrained_rl.ppo import Parts
 from constrained_rl.protocols import Collector, Critic, Policy
 from constrained_rl.scale_free import ScaleFree
@@ -68,25 +68,13 @@ def build_multiplier(config: MultiplierConfig, count: int) -> Multiplier:
     """Build the controller of `count` multipliers that the config's tag names."""
     match config:
         case FixedConfig():
-            return Fixed(static_weights(config, count))
+            return Fixed(one_each(config.weight, count, "weight").tolist())
         case GradientConfig():
             return Gradient(count, **config.model_dump(exclude={"kind"}))
         case PIDConfig():
             return PID(count, **config.model_dump(exclude={"kind"}))
         case ScaleFreeConfig():
             return ScaleFree(count, **config.model_dump(exclude={"kind"}))
-
-
-def static_weights(config: FixedConfig, count: int) -> list[float]:
-    """One ν per constraint."""
-    weight = config.weight
-    weights = list(weight) if isinstance(weight, tuple) else [weight] * count
-    if len(weights) != count:
-        raise InputError(
-            f"multiplier.weight has {len(weights)} entries for {count} constraint(s); "
-            "give one number, or one per constraint"
-        )
-    return weights
 
 
 def assemble(

@@ -8,6 +8,7 @@ would need its confidence divided among them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -72,6 +73,7 @@ class Subject:
     run: Path
     policy: str  # "last" or "best"
     iteration: int | None
+    weights: str  # `weights_digest`: another policy in the same folder has another
     population: str  # the distribution of the samples, in words
 
 
@@ -94,6 +96,7 @@ class Issued:
             "run": str(self.subject.run),
             "policy": self.subject.policy,
             "iteration": self.subject.iteration,
+            "weights_sha256": self.subject.weights,
             "actions": self.request.mode,
             "seed": self.request.seed,
             "confidence": self.certificate.confidence,
@@ -193,8 +196,18 @@ def certify_run(folder: Path, request: Request) -> Issued:
         f"from {len(found)} of them (seed {request.seed}) taken as independent"
     )
     policy = "last" if (folder / "config.toml").is_file() else "best"
-    subject = Subject(folder, policy, _iteration(agent, folder), population)
+    weights = weights_digest(agent.policy)
+    subject = Subject(folder, policy, _iteration(agent, folder), weights, population)
     return Issued(subject, request, test(constrained_values(constraints, found.cost)))
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """SHA-256 of a module's tensors by name: the same from a checkpoint and from a final file."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _iteration(agent: Agent, folder: Path) -> int:
@@ -233,7 +246,7 @@ def print_certificate(issued: Issued, console: Console) -> None:
     """Limit, mean, bound and verdict of every constraint, and what is certified."""
     found, subject = issued.certificate, issued.subject
     at = "" if subject.iteration is None else f", iteration {subject.iteration}"
-    title = f"{subject.run}: {subject.policy} policy{at}"
+    title = f"{subject.run}: {subject.policy} policy{at}, weights {subject.weights[:12]}"
     table = Table(title=escape(title), title_justify="left")
     for name in ("constraint", "limit", "mean", "upper bound", "n", "method", "verdict"):
         number = name in ("limit", "mean", "upper bound", "n")
@@ -273,7 +286,9 @@ def certificate_sections(folder: Path) -> list[Section]:
         ]
         at = "" if found["iteration"] is None else f" (iteration {found['iteration']})"
         header = ["", "limit", "mean", "upper bound", "n", "method", "verdict"]
-        caption = f"The {found['policy']} policy{at}: {'PASS' if found['passed'] else 'FAIL'}"
+        weights = f"weights {found['weights_sha256'][:12]}"
+        verdict = "PASS" if found["passed"] else "FAIL"
+        caption = f"The {found['policy']} policy{at}, {weights}: {verdict}"
         notes = [found["certified"], f"Not certified: {found['not_certified']}.", *found["caveats"]]
         blocks += [PageTable(header, rows, caption), Text(notes)]
     return [Section("Certificate", blocks)] if blocks else []

@@ -26,8 +26,8 @@ class GradientConfig(Section):
     """controller"""
     learning_rate: Positive = 0.05
     """η, per unit of violation"""
-    initial: NonNegative = 0.0
-    """λ at the start"""
+    initial: NonNegative | tuple[NonNegative, ...] = 0.0
+    """λ at the start, one for all costs or one each"""
     parameterization: Literal["linear", "log", "softplus"] = "linear"
     """projected ascent on λ, Safe RLHF's published rule on ln λ, or λ = softplus(ξ)"""
     optimizer: str = "sgd"
@@ -41,7 +41,8 @@ class GradientConfig(Section):
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
-        Gradient(1, **self.model_dump(exclude={"kind"}))
+        count = len(self.initial) if isinstance(self.initial, tuple) else 1
+        Gradient(count, **self.model_dump(exclude={"kind"}))
         return self
 
 
@@ -56,8 +57,8 @@ class PIDConfig(Section):
     """integral gain per update"""
     kd: NonNegative = 0.0
     """derivative gain, on rising cost only"""
-    initial: NonNegative = 0.0
-    """λ and integral at the start"""
+    initial: NonNegative | tuple[NonNegative, ...] = 0.0
+    """λ and integral at the start, one for all costs or one each"""
     proportional_ema: Share = 0.0
     """weight of the past in the proportional term"""
     derivative_ema: Share = 0.0
@@ -79,8 +80,8 @@ class ScaleFreeConfig(Section):
     """proportional gain"""
     ki: NonNegative = 0.02
     """integral gain per update, times the factor of the learning rate's schedule"""
-    initial: NonNegative = 0.0
-    """λ at the start, in true units"""
+    initial: NonNegative | tuple[NonNegative, ...] = 0.0
+    """λ at the start, in true units, one for all costs or one each"""
     maximum: Positive = 50.0
     """upper bound of the integral, in units of the ratio of the advantages' scales"""
 

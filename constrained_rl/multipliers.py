@@ -30,8 +30,14 @@ class Multiplier(Stateful, Protocol):
         """Take one signal, return the new λ [K] ≥ 0."""
 
 
-def _vector(values: Tensor | list[float] | float, count: int) -> Tensor:
+def one_each(values: float | Sequence[float], count: int, name: str) -> Tensor:
+    """One number for all K constraints, or one each, as [K]; `InputError` for another length."""
     value = torch.as_tensor(values, dtype=torch.float64)
+    if value.ndim and len(value) != count:
+        raise InputError(
+            f"multiplier.{name} has {len(value)} entries for {count} constraint(s); "
+            "give one number, or one per constraint"
+        )
     return value.expand(count).clone()
 
 
@@ -80,7 +86,7 @@ class Gradient:
     Args:
         count: number of multipliers, K.
         learning_rate: η, per unit of violation for "sgd".
-        initial: λ₀.
+        initial: λ₀, one for all constraints or one each.
         parameterization: what the optimizer moves: λ, ln λ or ξ.
         optimizer: a class of torch.optim by its name in any case, or a factory called as
             `optimizer(parameters, lr=learning_rate, **optimizer_options)`.
@@ -93,24 +99,27 @@ class Gradient:
         self,
         count: int,
         learning_rate: float,
-        initial: float = 0.0,
+        initial: float | Sequence[float] = 0.0,
         parameterization: Parameterization = "linear",
         optimizer: str | OptimizerFactory = "sgd",
         delay: int = 0,
         maximum: float | None = None,
         optimizer_options: Mapping[str, object] | None = None,
     ) -> None:
-        if parameterization != "linear" and initial <= 0:
+        start = one_each(initial, count, "initial")
+        if parameterization != "linear" and not (start > 0).all():
             raise InputError(
                 f"the {parameterization} multiplier starts at {initial}, where its parameter is −∞ "
                 "and cannot move; give initial > 0 (Safe RLHF uses 1)"
             )
         self._kind = parameterization
         self._delay, self._updates = delay, 0
-        self._parameter = parameter_of(_vector(initial, count), self._kind)
+        self._parameter = parameter_of(start, self._kind)
         self._maximum = None
         if maximum is not None:
-            self._maximum = float(parameter_of(_vector(maximum, 1), self._kind))
+            self._maximum = float(
+                parameter_of(torch.tensor(maximum, dtype=torch.float64), self._kind)
+            )
         self._optimizer = make_optimizer(
             optimizer, self._parameter, learning_rate, optimizer_options or {}
         )
@@ -196,7 +205,7 @@ class PID:
         kp: float,
         ki: float,
         kd: float,
-        initial: float = 0.0,
+        initial: float | Sequence[float] = 0.0,
         proportional_ema: float = 0.0,
         derivative_ema: float = 0.0,
         derivative_delay: int = 1,
@@ -206,7 +215,7 @@ class PID:
         self._gains = (kp, ki, kd)
         self._averages = (proportional_ema, derivative_ema)
         self._maximum, self._relative = maximum, relative
-        self._integral = _vector(initial, count)
+        self._integral = one_each(initial, count, "initial")
         self._proportional = torch.zeros(count, dtype=torch.float64)
         self._cost = torch.zeros(count, dtype=torch.float64)
         self._delayed: deque[Tensor] = deque([self._cost.clone()], maxlen=derivative_delay)

@@ -5,12 +5,13 @@ Absent: the published rules, see `multipliers`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from constrained_rl.constraints import Signal
+from constrained_rl.multipliers import one_each
 
 
 class ScaleFree:
@@ -34,7 +35,7 @@ class ScaleFree:
         count: number of multipliers, K.
         kp: proportional gain.
         ki: integral gain per update.
-        initial: λ₀ in true units.
+        initial: λ₀ in true units, one for all constraints or one each.
         maximum: upper bound of the integral, in units of ρ.
     """
 
@@ -43,11 +44,11 @@ class ScaleFree:
         count: int,
         kp: float = 1.0,
         ki: float = 0.02,
-        initial: float = 0.0,
+        initial: float | Sequence[float] = 0.0,
         maximum: float = 50.0,
     ) -> None:
         self._gains, self._maximum = (kp, ki), maximum
-        self.lam = torch.full((count,), float(initial), dtype=torch.float64)
+        self.lam = one_each(initial, count, "initial")
         self._integral: Tensor | None = None  # I, known at the first signal
         self._averages: dict[str, Tensor] = {}
 

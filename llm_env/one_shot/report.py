@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich.console import Console
 
 from llm_env.one_shot.estimate import LEAST_EFFECTIVE, OneShot
@@ -9,14 +11,11 @@ from llm_env.one_shot.sampling import Drawn
 from llm_env.terminal import print_table
 
 
-def override(found: OneShot) -> str | None:
-    """The setting that starts λ at the estimate; None where costs have different prices.
-
-    `multiplier.initial` is one number for all costs.
-    """
-    if len(found.multipliers) != 1:
-        return None
-    return f"align.multiplier.initial={found.multipliers[0]:.4g}"
+def override(found: OneShot) -> str:
+    """The setting that starts λ at the estimate: a number, or one per cost."""
+    prices = [f"{price:.4g}" for price in found.multipliers]
+    value = prices[0] if len(prices) == 1 else f"[{','.join(prices)}]"
+    return f"align.multiplier.initial={value}"
 
 
 def as_json(found: OneShot, drawn: Drawn) -> dict[str, object]:
@@ -76,11 +75,6 @@ def print_estimate(found: OneShot, drawn: Drawn, console: Console) -> None:
         f"β = {ppo.kl_coefficient:g}, kl_streams = {ppo.kl_streams}; expected at the optimum: "
         f"reward {found.reward:.3f}, KL {found.kl:.2f} nats",
     ]
-    setting = override(found)
-    lines.append(
-        "multiplier.initial is one number for all costs; these prices differ"
-        if setting is None
-        else f"crl llm train … {setting}"
-    )
+    lines.append(f"crl llm train … {shlex.quote(override(found))}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

@@ -16,7 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from constrained_rl.assembly import choose_device, constrain
-from constrained_rl.certificate import Issued, Request, Subject, constrained_values, prepare
+from constrained_rl.certificate import (
+    Issued,
+    Request,
+    Subject,
+    constrained_values,
+    prepare,
+    weights_digest,
+)
 from constrained_rl.distributed import World
 from constrained_rl.errors import InputError
 from constrained_rl.logging import read_metrics
@@ -67,6 +74,7 @@ def certify_training(folder: Path, home: Path, request: Request, prompts: Path |
         run=home,
         policy="best" if name == "best" else "last",
         iteration=_iteration(home, name),
+        weights=weights_digest(model),
         population=_population(config, request, len(fresh), repeats, prompts),
     )
     return Issued(subject, request, test(constrained_values(constraints, found, group)))

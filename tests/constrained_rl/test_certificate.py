@@ -1,5 +1,6 @@
 """`crl certify` on runs of a few iterations, and the constraints it carries to a test."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ from constrained_rl.certificate import (
     constrained_values,
     prepare,
     refuse_seen_seeds,
+    weights_digest,
 )
 from constrained_rl.constraints import Constraint
 from constrained_rl.errors import InputError
@@ -49,6 +51,26 @@ def test_the_bound_is_that_of_fresh_episodes_of_the_last_policy(run):
     assert issued.subject.iteration == 2
 
 
+def test_a_digest_names_the_weights_and_not_the_folder(run):
+    agent = Agent.load(run)
+    agent.save(run / "same")
+    digest = certify_run(run, Request(samples=2)).subject.weights
+    assert certify_run(run / "same", Request(samples=2)).subject.weights == digest
+    with torch.no_grad():
+        next(agent.policy.parameters()).view(-1)[0] += 1e-6
+    agent.save(run / "other")
+    assert certify_run(run / "other", Request(samples=2)).subject.weights != digest
+
+
+def test_a_digest_is_over_name_type_shape_and_bytes():
+    module = torch.nn.Linear(1, 1, dtype=torch.bfloat16)
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+        module.bias.fill_(-2.0)  # bfloat16 is the upper half of float32: 3f80 and c000
+    text = b"bias torch.bfloat16 [1]\x00\xc0weight torch.bfloat16 [1, 1]\x80\x3f"
+    assert weights_digest(module) == hashlib.sha256(text).hexdigest()
+
+
 def test_the_exit_code_tells_and_the_run_keeps_the_certificate(run, capsys):
     low, high = ("--bounds", "0", "100000"), ("--confidence", "0.9")
     assert certify(run, "--episodes", "8", "--method", "hoeffding", *low, *high, "--json") == 1
@@ -57,11 +79,13 @@ def test_the_exit_code_tells_and_the_run_keeps_the_certificate(run, capsys):
     assert printed == kept
     assert (kept["passed"], kept["confidence"], kept["actions"]) == (False, 0.9, "sampled")
     assert kept["constraints"][0]["method"] == "hoeffding"
+    weights = kept["weights_sha256"]
     text = (run / "config.toml").read_text(encoding="utf-8")
     (run / "config.toml").write_text(text.replace("4.0", "4000.0"))
     assert certify(run, "--episodes", "8") == 0
     out = capsys.readouterr().out
     assert "PASS" in out
+    assert f"weights {weights[:12]}" in out.replace("\n", " ")
     assert "Not certified" in out
     assert str(run / "certificate.json") in out.replace("\n", "")
 

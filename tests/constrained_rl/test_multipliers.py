@@ -269,6 +269,27 @@ def test_without_constraints_lambda_is_empty(make):
     assert make(0).update(signal()).shape == (0,)
 
 
+STARTED = {
+    "linear": lambda lam: Gradient(2, 0.1, initial=lam),
+    "log": lambda lam: Gradient(2, 0.1, initial=lam, parameterization="log"),
+    "softplus": lambda lam: Gradient(2, 0.1, initial=lam, parameterization="softplus"),
+    "pid": lambda lam: PID(2, 1.0, 0.1, 0.0, initial=lam),
+    "scale_free": lambda lam: ScaleFree(2, initial=lam),
+}
+
+
+@pytest.mark.parametrize("rule", STARTED)
+def test_every_cost_may_have_a_start_of_its_own(rule):
+    assert STARTED[rule]((0.25, 2.0)).lam.tolist() == pytest.approx([0.25, 2.0], rel=1e-12)
+    with pytest.raises(InputError, match=r"multiplier.initial has 3 entries for 2 constraint\(s\)"):
+        STARTED[rule]((0.25, 2.0, 1.0))
+
+
+def test_one_start_at_0_is_refused_where_lambda_is_always_positive():
+    with pytest.raises(InputError, match="initial > 0"):
+        Gradient(2, 0.1, initial=(0.5, 0.0), parameterization="log")
+
+
 # in units of the problem
 
 

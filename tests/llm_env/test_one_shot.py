@@ -1,12 +1,15 @@
 """The one-shot estimate of λ*: from samples, and as the command `crl llm dual`."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from constrained_rl.errors import InputError
+from constrained_rl.settings import parse_override
 from llm_env.one_shot.estimate import Samples, effective_sizes, estimate, require_trust
+from llm_env.one_shot.report import override
 from tests.bad_input.project import project
 
 
@@ -99,6 +102,12 @@ def test_the_command_prints_what_a_run_can_start_from(crl, folder):
     low, high = found["interval"]["cost"]
     assert low <= lam
     assert high is None or lam <= high
+
+
+def test_with_two_costs_the_override_holds_a_price_of_each():
+    one = estimate(half().problem(np.array([0.6]), 1.0, "reward"), resamples=3)
+    setting = override(replace(one, multipliers=np.array([0.25, 2.0])))
+    assert parse_override(setting) == {"align": {"multiplier": {"initial": [0.25, 2.0]}}}
 
 
 def test_the_command_reads_a_training_config_and_its_transform(crl, folder):
