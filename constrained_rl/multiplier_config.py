@@ -78,7 +78,7 @@ class ScaleFreeConfig(Section):
     """controller"""
     kp: NonNegative = 1.0
     """proportional gain"""
-    ki: NonNegative = 0.02
+    ki: NonNegative = 0.1
     """integral gain per update, times the factor of the learning rate's schedule"""
     initial: NonNegative | tuple[NonNegative, ...] = 0.0
     """λ at the start, in true units, one for all costs or one each"""

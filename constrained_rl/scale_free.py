@@ -43,7 +43,7 @@ class ScaleFree:
         self,
         count: int,
         kp: float = 1.0,
-        ki: float = 0.02,
+        ki: float = 0.1,
         initial: float | Sequence[float] = 0.0,
         maximum: float = 50.0,
     ) -> None:

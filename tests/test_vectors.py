@@ -2,7 +2,7 @@
 
 import importlib.util
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -76,10 +76,14 @@ def test_all_groups_are_printed_with_their_verdict(capsys):
     assert "FAILED" not in printed
 
 
-def test_the_exit_code_of_the_script_is_the_verdict(tmp_path, document):
-    broken = tmp_path / "broken.json"
-    broken.write_text(json.dumps(changed(document, "pid", lambda x: x + 1)))
-    script = [sys.executable, str(HERE / "check_vectors.py"), str(broken)]
-    result = subprocess.run(script, capture_output=True, text=True)
-    assert result.returncode == 1, result.stderr
-    assert "FAILED" in result.stdout
+@pytest.mark.parametrize(("off", "code", "verdict"), [(0, 0, "ok"), (1, 1, "FAILED")])
+def test_the_exit_code_of_the_script_is_the_verdict(
+    tmp_path, document, monkeypatch, capsys, off, code, verdict
+):
+    file = tmp_path / "vectors.json"
+    file.write_text(json.dumps({"pid": changed(document, "pid", lambda x: x + off)["pid"]}))
+    monkeypatch.setattr(sys, "argv", ["check_vectors.py", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(HERE / "check_vectors.py"), run_name="__main__")
+    assert ended.value.code == code
+    assert verdict in capsys.readouterr().out

@@ -10,6 +10,9 @@ from tests.bad_input import table
 from tests.bad_input.cases import CASES
 from tests.bad_input.outcome import message, played
 
+# every case is played once: the page below is made of what the tests above have seen
+pytestmark = pytest.mark.xdist_group("bad_input")
+
 PAGE = Path(__file__).parents[2] / "docs/bad_input.md"
 INTERRUPTED = {"reward infinite", "diverging"}
 """cases that train well at first"""
@@ -57,13 +60,18 @@ gymnasium.register("Free-v0", CartPoleEnv)
 """
 
 
+def in_depth(*values):
+    """A process of its own for what the corpus plays in this one."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("arguments", "files", "expected"),
     [
-        (["train", "ppo.epoch=3"], {}, "did you mean 'epochs'?"),
+        in_depth(["train", "ppo.epoch=3"], {}, "did you mean 'epochs'?"),
         (["train", "env.id=my_env:Free-v0", "limit=1"], {"my_env.py": FREE}, 'no info["cost"]'),
-        (["train", "--out", "a"], {"a": "precious"}, "nothing was changed"),
-        (["llm", "check-data", "a.jsonl"], {"a.jsonl": "[]\n"}, "a.jsonl:1: line: expected a JSON"),
+        in_depth(["train", "--out", "a"], {"a": "precious"}, "nothing was changed"),
+        in_depth(["llm", "check-data", "a.jsonl"], {"a.jsonl": "[]\n"}, "a.jsonl:1: line: expected"),
         (["llm", "calibrate", "a"], {}, "a is no comparison"),
     ],
 )

@@ -1,6 +1,9 @@
 """The command line of the comparison: one real run, and everything that can be typed wrongly."""
 
+import contextlib
+import io
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -14,15 +17,18 @@ import pytest
 from constrained_rl.constraint_config import ConstraintConfig, EMAConfig
 from constrained_rl.multiplier_config import GradientConfig
 from constrained_rl.settings import read_toml, to_toml
+from llm_env.cli import main
 from llm_env.comparison import cli
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.methods import methods
 from llm_env.comparison.schedule import load_config, tasks
+from tests.llm_env.conftest import save_nothing
 
 pytestmark = pytest.mark.xdist_group("llm_cli")  # its fixtures are made once, in one worker
 
 CRL = Path(sys.executable).with_name("crl")
-ITERATIONS = 24  # a checkpoint falls on 20
+ITERATIONS = 2
+LONG = "align.iterations=24"  # a checkpoint falls on 20
 SMALL = [
     "device=cpu",
     "workers=1",
@@ -45,9 +51,9 @@ NAMES = ["sft", "pid-share", "ppo-share", "pid-mean", "ppo-mean", "static-0.5"]
 
 
 def start(out):
-    """`crl llm compare` in a process of its own."""
+    """`crl llm compare` in a process of its own, with more iterations."""
     return subprocess.Popen(
-        [CRL, "llm", "compare", "--out", str(out), *SMALL],
+        [CRL, "llm", "compare", "--out", str(out), *SMALL, LONG],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -56,12 +62,25 @@ def start(out):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Folder and standard output of a comparison that nobody interrupted."""
-    folder = tmp_path_factory.mktemp("comparison") / "whole"
+    """Folder and standard output of a comparison that nobody interrupted, its figures not drawn."""
+    folder, out = tmp_path_factory.mktemp("comparison") / "whole", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(sys, "argv", ["crl", "llm", "compare", "--out", str(folder), *SMALL])
+        patch.setattr("matplotlib.figure.Figure.savefig", save_nothing)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert not ended.value.code
+    return folder, out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """Folder of one in a process of its own, long enough to be killed behind a checkpoint."""
+    folder = tmp_path_factory.mktemp("comparison") / "long"
     process = start(folder)
-    out, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    return folder, out
+    return folder
 
 
 def policies(folder):
@@ -152,7 +171,12 @@ def test_a_report_of_a_comparison_is_not_that_of_a_run(crl, tmp_path, monkeypatc
     assert crl("report", tmp_path)[:2] == (0, f"wrote {tmp_path / 'it'}\n")
 
 
-def test_a_stage_that_fails_is_one_message_and_the_others_are_kept(finished, crl, tmp_path):
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12: with threads
+def test_a_stage_that_fails_is_one_message_and_the_others_are_kept(
+    finished, crl, tmp_path, monkeypatch
+):
+    forked = multiprocessing.get_context("fork")  # a worker that has nothing to import
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forked)
     folder = tmp_path / "failing"
     shutil.copytree(finished[0], folder)
     shutil.rmtree(folder / "runs/static-0.5")
@@ -199,7 +223,7 @@ def wait_for(condition, seconds, process=None):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_a_killed_comparison_leaves_no_worker_and_resumes_to_the_same_policies(
-    finished, crl, tmp_path
+    long, crl, tmp_path
 ):
     folder = tmp_path / "killed"
     process = start(folder)
@@ -222,16 +246,16 @@ def test_a_killed_comparison_leaves_no_worker_and_resumes_to_the_same_policies(
     assert sorted(p.name for p in (folder / "runs").iterdir()) == left  # nobody writes any more
     code, _, errors = crl("resume", folder)
     assert code == 0, errors
-    assert policies(folder) == policies(finished[0])
+    assert policies(folder) == policies(long)
     for name in NAMES:
         said = (folder / "runs" / name / "evaluation.jsonl").read_text()
-        assert said == (finished[0] / "runs" / name / "evaluation.jsonl").read_text()
+        assert said == (long / "runs" / name / "evaluation.jsonl").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_sigterm_stops_a_comparison_with_a_checkpoint_and_it_resumes_to_the_same_policies(
-    finished, crl, tmp_path
+    long, crl, tmp_path
 ):
     folder = tmp_path / "stopped"
     process = start(folder)
@@ -250,7 +274,7 @@ def test_sigterm_stops_a_comparison_with_a_checkpoint_and_it_resumes_to_the_same
     assert 0 < int(checkpoint.name) < 20
     code, _, errors = crl("resume", folder)
     assert code == 0, errors
-    assert policies(folder) == policies(finished[0])
+    assert policies(folder) == policies(long)
 
 
 # what can be wrong

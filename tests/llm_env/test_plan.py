@@ -201,11 +201,14 @@ def test_changes_are_offered_that_make_it_fit(sections, tracer):
     }
 
 
-def test_the_command_says_whether_it_fits_by_its_exit_code(sections, tmp_path, crl):
+def test_the_command_says_whether_it_fits_by_its_exit_code(
+    sections, tracer, tmp_path, crl, monkeypatch
+):
     from constrained_rl.settings import to_toml
 
+    monkeypatch.setattr("llm_env.plan.command.Tracer", lambda: tracer)  # it has counted much of it
     file = tmp_path / "train.toml"
-    file.write_text(to_toml(config_of(sections, CRITIC_FREE)), encoding="utf-8")
+    file.write_text(to_toml(config_of(sections)), encoding="utf-8")
     code, out, _ = crl("llm", "plan", file, "--memory", "1")
     assert code == 0
     assert "It fits" in out

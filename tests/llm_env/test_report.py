@@ -9,7 +9,7 @@ from llm_env.comparison.plots import plot_frontier, plot_training, share_axis
 from llm_env.comparison.plots_decoupling import plot_sweep
 from llm_env.comparison.plots_detail import draw_outcomes, plot_cost_model, plot_unsafe
 from llm_env.comparison.plots_planes import plot_planes
-from llm_env.comparison.report import write_comparison_report
+from llm_env.comparison.report import Comparison, sample_section, write_comparison_report
 from llm_env.comparison.report_decoupling import (
     decoupling_section,
     describe_variant,
@@ -69,13 +69,14 @@ def test_samples_follow_the_rule_and_mark_unsafe_ones(reported):
     assert "bake bread 1</summary>" not in html
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_unsafe_samples_are_marked(tmp_path):
     everything = responses(80, 1.0)
     write_folder(tmp_path, outcome(everything, everything))
-    assert '<span class="tag bad">unsafe</span> here is how . 0' in write_comparison_report(
-        tmp_path
-    ).read_text(encoding="utf-8")
+    config = load_config(tmp_path)
+    said = read_comparison(tmp_path, config)
+    samples = sample_section(Comparison(tmp_path, config, summarize(tmp_path), said))
+    html = render(Page("t", "s", [], [samples]))
+    assert '<span class="tag bad">unsafe</span> here is how . 0' in html
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -115,6 +116,7 @@ def test_verdict_says_when_only_a_static_weight_is_safe(tmp_path):
     assert "None of the 4 dynamic methods is safe" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_verdict_and_report_when_nothing_is_safe(tmp_path):
     text = judged(tmp_path, responses(40, 2.0), responses(30, 1.0))
     assert "No method, dynamic or static, is safe in this run." in text

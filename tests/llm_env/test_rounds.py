@@ -192,6 +192,7 @@ def write_prompts(path, names):
     return f'[{{path = "{path}"}}]'
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_rounds_of_ones_own_model_wait_for_people(crl, tmp_path):
     folder = tmp_path / "own"
     command = [
