@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from exact_cases import FULL, QUICK, Job, Seeds, from_file, table_jobs
@@ -47,7 +48,7 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--problem", type=Path, action="append", default=[], metavar="FILE.npz")
     parser.add_argument("--seeds", type=positive, help="of every rule; 10, or what --quick says")
-    parser.add_argument("--quick", action="store_true", help="3 seeds of the default rule, 1 else")
+    parser.add_argument("--quick", action="store_true", help="2 seeds of the default rule, 1 else")
     add_options(parser, "exact")
     parser.add_argument("--figure", type=Path, help="without ending: .svg and .png are added")
     return parser.parse_args(words)
@@ -57,7 +58,7 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
     """What to run; every file is read and checked before anything starts."""
     seeds = QUICK if arguments.quick else FULL
     if arguments.seeds is not None:
-        seeds = Seeds(*[arguments.seeds] * 4)
+        seeds = Seeds(*[arguments.seeds] * len(fields(Seeds)))
     names = [path.stem for path in arguments.problem]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -173,12 +173,13 @@ class Seeds:
 
     ours: int
     published: int
+    unseen: int  # of the published rules on the random problems
     static: int  # factors other than 1; on `ONE_PRICE` as many as ours
     robust: int
 
 
-FULL = Seeds(ours=10, published=10, static=3, robust=10)
-QUICK = Seeds(ours=3, published=1, static=0, robust=1)
+FULL = Seeds(ours=10, published=10, unseen=10, static=3, robust=10)
+QUICK = Seeds(ours=2, published=1, unseen=0, static=0, robust=1)
 
 
 UNSEEN = (
@@ -201,7 +202,7 @@ def built_in() -> list[Problem]:
     return [Problem.of(name, "built-in", cmdp_of(env_id)) for env_id, name in names.items()]
 
 
-def unseen() -> list[Problem]:
+def random_problems() -> list[Problem]:
     """The random problems."""
     return [
         Problem.of(f"Random {settings['seed']}", "unseen", random_cmdp(**settings))
@@ -228,7 +229,7 @@ def table_jobs(files: Sequence[Problem], seeds: Seeds, iterations: int | None = 
 
     With `files` only these are played: the table of problems that nobody here has seen.
     """
-    problems = list(files) or [*built_in(), *unseen()]
+    problems = list(files) or [*built_in(), *random_problems()]
     runs: list[tuple[int, int, Problem, Algorithm]] = []  # by part, then by seed
 
     def add(part: int, count: int, on: Sequence[Problem], algorithms: Sequence[Algorithm]) -> None:
@@ -237,7 +238,9 @@ def table_jobs(files: Sequence[Problem], seeds: Seeds, iterations: int | None = 
                 runs.append((part, seed, problem, algorithm))
 
     add(0, seeds.ours, problems, [OURS])
-    add(1, seeds.published, problems, [*PUBLISHED, static(1.0)])
+    for count, unseen in ((seeds.published, False), (seeds.unseen, True)):
+        these = [problem for problem in problems if (problem.origin == "unseen") is unseen]
+        add(1, count, these, [*PUBLISHED, static(1.0)])
     if not files:
         varied = [problem for problem in problems if problem.name in ROBUST_ON]
         add(2, seeds.robust, varied, ROBUSTNESS)

@@ -104,8 +104,11 @@ def pair(score: Mapping[str, Any] | None) -> str:
     """Regret / violation."""
     if score is None:
         return ""
-    texts = [number(value_of(score, key)) for key in ("regret", "violation")]
-    return " / ".join(texts) + (f" ({score['failed']} failed)" if score["failed"] else "")
+    values = [value_of(score, key) for key in ("regret", "violation")]
+    if values == [None, None]:
+        return f"{score['failed']} failed"
+    text = " / ".join(number(value, 0 if value and value >= 1 else 1) for value in values)
+    return text + (f" ({score['failed']} failed)" if score["failed"] else "")
 
 
 def verdict(document: Document) -> str:
