@@ -42,10 +42,7 @@ def test_a_cost_that_ends_outside_the_band_has_not_settled(study):
 
 def test_each_condition_changes_one_thing(study):
     cases = study[0]
-    runs = {
-        (run.rule, run.condition): run
-        for run in cases.studies(seeds=1, ours=1, iterations=2)
-    }
+    runs = {(run.rule, run.condition): run for run in cases.studies(seeds=1, ours=1, iterations=2)}
     base = runs["scale_free", "as it is"].config
     slow = runs["scale_free", "gain ÷ 10"].config
     assert slow.multiplier.ki == pytest.approx(base.multiplier.ki / 10)

@@ -15,7 +15,6 @@ from llm_env import cli
 from llm_env.fitting.config import ScoreRunConfig
 from llm_env.rounds.config import RoundsConfig
 from llm_env.training.config import TrainConfig
-from tests.llm_env.conftest import save_nothing
 
 DOC = Path(__file__).parents[1] / "docs" / "real_models.md"
 SMALL = {
@@ -55,7 +54,7 @@ def lines(rows):
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch, undrawn):
     """A folder as the page assumes it."""
     sys.path.insert(0, str(Path(__file__).parent / "llm_env"))
     from tests.llm_env.families import save_family
@@ -71,7 +70,6 @@ def home(tmp_path, monkeypatch):
     (data / "held_out.jsonl").write_text(lines({"prompt": p + " now"} for p in ASKED))
     toml = re.search(r"```toml\n(.*?)```", DOC.read_text(encoding="utf-8"), re.S)
     (tmp_path / "align.toml").write_text(toml[1])
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save_nothing)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

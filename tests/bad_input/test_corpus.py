@@ -71,8 +71,10 @@ def in_depth(*values):
         in_depth(["train", "ppo.epoch=3"], {}, "did you mean 'epochs'?"),
         (["train", "env.id=my_env:Free-v0", "limit=1"], {"my_env.py": FREE}, 'no info["cost"]'),
         in_depth(["train", "--out", "a"], {"a": "precious"}, "nothing was changed"),
-        in_depth(["llm", "check-data", "a.jsonl"], {"a.jsonl": "[]\n"}, "a.jsonl:1: line: expected"),
-        (["llm", "calibrate", "a"], {}, "a is no comparison"),
+        in_depth(
+            ["llm", "check-data", "a.jsonl"], {"a.jsonl": "[]\n"}, "a.jsonl:1: line: expected"
+        ),
+        in_depth(["llm", "calibrate", "a"], {}, "a is no comparison"),
     ],
 )
 def test_a_process_ends_with_one_message_and_exit_code_2(tmp_path, arguments, files, expected):

@@ -69,6 +69,7 @@ def test_a_run_without_iterations_says_so(tmp_path):
     assert "<svg" not in html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
     run_folder(tmp_path, rows(3))
     with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -93,6 +94,7 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
         style()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unconstrained_run_shows_its_costs_without_a_limit(tmp_path):
     unconstrained = ("limit/risk", "lambda/risk", "estimate/risk")
     plain = [{k: v for k, v in row.items() if k not in unconstrained} for row in rows(3)]

@@ -1,5 +1,5 @@
 import sys
-from pathlib import Path
+import warnings
 
 import pytest
 
@@ -21,16 +21,12 @@ def crl(monkeypatch, capsys):
     return call
 
 
-def save_nothing(figure, to, **_):
-    """Stands for `Figure.savefig` where the picture is not looked at."""
-    empty = '<svg width="1" height="1"></svg>'
-    if isinstance(to, Path):
-        to.write_text(empty)
-    else:
-        to.write(empty)
+@pytest.fixture(scope="session")
+def deepspeed():
+    """DeepSpeed and what its engines import when they are made, once instead of in every rank.
 
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Figures are made but not drawn: for tests of a report's words."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save_nothing)
+    One of its modules compiles a function when it is imported, which takes all of torch's compiler.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("deepspeed.runtime.zero.muon.muon_optimizer")

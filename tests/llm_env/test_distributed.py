@@ -40,8 +40,8 @@ def test_the_run_that_all_are_compared_with_is_no_trivial_one(alone):
 
 
 def test_two_ranks_take_the_steps_of_one_whatever_the_micro_batch(alone, tmp_path):
-    settings = [{"ppo": {"micro_batch": size}} for size in (None, 1, 4, 16)]
-    found = on_ranks(trained, 2, tmp_path, ["ddp"] * 4, settings)
+    settings = [{"ppo": {"micro_batch": size}} for size in (1, 4)]
+    found = on_ranks(trained, 2, tmp_path, ["ddp"] * 2, settings)
     assert found[0] == found[1]  # every rank knows the same numbers, to the last bit
     for rows in found[0]:
         agree(rows, alone)

@@ -22,7 +22,7 @@ from llm_env.comparison import cli
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.methods import methods
 from llm_env.comparison.schedule import load_config, tasks
-from tests.llm_env.conftest import save_nothing
+from tests.conftest import save_nothing
 
 pytestmark = pytest.mark.xdist_group("llm_cli")  # its fixtures are made once, in one worker
 
@@ -222,9 +222,7 @@ def wait_for(condition, seconds, process=None):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_a_killed_comparison_leaves_no_worker_and_resumes_to_the_same_policies(
-    long, crl, tmp_path
-):
+def test_a_killed_comparison_leaves_no_worker_and_resumes_to_the_same_policies(long, crl, tmp_path):
     folder = tmp_path / "killed"
     process = start(folder)
     checkpoint = "runs/.*/checkpoints/00000020"

@@ -152,8 +152,12 @@ def assert_same(found, expected):
     assert torch.equal(found[2], expected[2])
 
 
-@pytest.mark.parametrize("fits", [sft, cost_model])
-@pytest.mark.parametrize(("died", "saved"), [(3, 0), (6, 4), (13, 12), (16, 12), (18, 16)])
+EVERYWHERE = [(3, 0), (6, 4), (13, 12), (16, 12), (18, 16)]
+
+
+@pytest.mark.parametrize(
+    ("fits", "died", "saved"), [*((sft, *at) for at in EVERYWHERE), (cost_model, 16, 12)]
+)
 def test_a_killed_fit_continues_from_its_checkpoint_to_the_last_bit(tmp_path, fits, died, saved):
     # 18 steps, 6 per epoch: dies within the first interval, at an epoch's end, after a checkpoint
     # that ends an epoch, on a checkpoint's step before it is written, and on the last
