@@ -29,8 +29,7 @@ def draw_traces(records: Sequence[Mapping[str, Any]], rules: Sequence[str], stem
             chosen = [
                 record
                 for record in records
-                if "failed" not in record
-                and record["problem"] == problem
+                if record["problem"] == problem
                 and (record["condition"], record["rule"]) == (shown[i], rules[j])
             ]
             _trace(ax, chosen)
@@ -44,12 +43,16 @@ def draw_traces(records: Sequence[Mapping[str, Any]], rules: Sequence[str], stem
 
 
 def _trace(ax: Axes, records: Sequence[Mapping[str, Any]]) -> None:
-    """λ / λ* of every seed; logarithmic beyond 2, so that 10 λ* fits."""
+    """λ / λ* of every seed; logarithmic beyond 2, so that 10 λ* fits. Says how many failed."""
     ax.set_yscale("symlog", linthresh=2, linscale=2)
     ax.set_ylim(0, 40)
     ax.set_yticks([0, 1, 2, 10, 30], ["0", "1", "2", "10", "30"])
     ax.axhline(1, color=MUTED, linewidth=0.8, linestyle="--")
-    for record in records:
+    fine = [record for record in records if "failed" not in record]
+    if len(fine) < len(records):
+        said = "failed" if not fine else f"{len(records) - len(fine)} failed"
+        ax.text(0.5, 0.93, said, ha="center", va="top", color=MUTED, transform=ax.transAxes)
+    for record in fine:
         lam = np.array(record["lambda"])[:, 0] / record["price"][0]
         ax.plot(record["iterations"], np.clip(lam, 0, 40), color=BLUE, linewidth=0.9)
 
