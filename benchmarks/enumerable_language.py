@@ -55,7 +55,7 @@ STREAMS: tuple[KLStreams, ...] = ("reward", "both")
 BETA, LIMIT = 0.3, -0.5
 TARGET = 0.98  # of the share
 CONTROLLERS: dict[str, dict[str, object]] = {
-    "scale_free": {"kind": "scale_free", "ki": 0.02},  # for 400 quiet iterations; default: .1
+    "scale_free": {"kind": "scale_free", "kp": 1.0, "ki": 0.02},  # the defaults are faster
     "pid": {"kind": "pid", "kp": 0.5, "ki": 0.05},
     "linear": {"kind": "gradient", "learning_rate": 0.05},
     "log": {"kind": "gradient", "learning_rate": 0.05, "initial": 1.0, "parameterization": "log"},

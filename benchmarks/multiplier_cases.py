@@ -148,10 +148,16 @@ def study_of(
 
 
 def studies(
-    seeds: int, ours: int, quick: bool = False, iterations: int | None = None
+    seeds: int,
+    ours: int,
+    names: Sequence[str] = ON,
+    quick: bool = False,
+    iterations: int | None = None,
 ) -> list[Study]:
-    """Every run: `ours` seeds of the default rule, `seeds` of the published ones; seeds first."""
-    names = ON[:1] if quick else ON
+    """Every run: `ours` seeds of the default rule, `seeds` of the published ones; seeds first.
+
+    `quick` keeps three conditions.
+    """
     problems = [
         Problem.of(name, "built-in", cmdp_of(f"constrained_rl/{name}-v0")) for name in names
     ]
@@ -161,8 +167,8 @@ def studies(
     return [
         study_of(problem, rule, condition, seed, iterations)
         for seed in range(max(seeds, ours))
-        for condition in chosen
         for problem in problems
+        for condition in chosen
         for rule in RULES
         if seed < (ours if rule is OURS else seeds)
     ]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from multiplier_cases import CONDITIONS, RULES, studies
+from multiplier_cases import CONDITIONS, ON, RULES, studies
 from multiplier_figures import draw_map, draw_traces
 from multiplier_runs import run_of
 from over_seeds import markdown
@@ -158,6 +158,7 @@ def arguments_of(words: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="Detour, three conditions, one seed")
+    parser.add_argument("--problem", action="append", choices=ON, help="default: both")
     parser.add_argument("--seeds", type=positive, default=1, help="of the published rules")
     parser.add_argument("--ours", type=positive, default=2, help="seeds of the default rule")
     add_options(parser, "multipliers")
@@ -169,11 +170,13 @@ def main(words: list[str] | None = None) -> int:
     """Run what is missing, print, write."""
     arguments = arguments_of(words)
     seeds, ours = (1, 1) if arguments.quick else (arguments.seeds, arguments.ours)
-    wanted = studies(seeds, ours, arguments.quick, arguments.iterations)
+    names = arguments.problem or (ON[:1] if arguments.quick else ON)
+    wanted = studies(seeds, ours, names, arguments.quick, arguments.iterations)
     records = finished([run_of(study) for study in wanted], arguments)
     table = summary(records)
     document = rounded({"table": table, "runs": records, "provenance": provenance()})
-    whole = not arguments.quick and not arguments.iterations and len(records) == len(wanted)
+    part = arguments.quick or arguments.problem or arguments.iterations
+    whole = not part and len(records) == len(wanted)
     out = arguments.out or (RESULTS / "multipliers.json" if whole else None)
     if out is not None:
         write_result(document, out)

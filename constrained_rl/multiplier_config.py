@@ -76,7 +76,7 @@ class ScaleFreeConfig(Section):
 
     kind: Literal["scale_free"] = "scale_free"
     """controller"""
-    kp: NonNegative = 1.0
+    kp: NonNegative = 3.0
     """proportional gain"""
     ki: NonNegative = 0.1
     """integral gain per update, times the factor of the learning rate's schedule"""

@@ -42,7 +42,7 @@ class ScaleFree:
     def __init__(
         self,
         count: int,
-        kp: float = 1.0,
+        kp: float = 3.0,
         ki: float = 0.1,
         initial: float | Sequence[float] = 0.0,
         maximum: float = 50.0,
