@@ -14,7 +14,6 @@ def study(monkeypatch):
     import multiplier_cases
     import multiplier_runs
 
-    monkeypatch.setattr(multiplier_cases, "ON", ("Detour",))
     return multiplier_cases, multiplier_runs
 
 
@@ -42,7 +41,7 @@ def test_a_cost_that_ends_outside_the_band_has_not_settled(study):
 
 def test_each_condition_changes_one_thing(study):
     cases = study[0]
-    runs = {(run.rule, run.condition): run for run in cases.studies(seeds=1, ours=1, iterations=2)}
+    runs = {(run.rule, run.condition): run for run in cases.studies(1, 1, ["Detour"], iterations=2)}
     base = runs["scale_free", "as it is"].config
     slow = runs["scale_free", "gain ÷ 10"].config
     assert slow.multiplier.ki == pytest.approx(base.multiplier.ki / 10)
@@ -63,7 +62,7 @@ def test_the_limit_moves_while_training(study, tmp_path):
     cases, runs = study
     chosen = [
         run
-        for run in cases.studies(seeds=1, ours=1, iterations=4)
+        for run in cases.studies(1, 1, ["Detour"], iterations=4)
         if run.rule == "linear" and run.condition in ("as it is", "limit steps down")
     ]
     still, moved = (runs.play(run) for run in chosen)
