@@ -75,7 +75,7 @@ def cells(row: Row) -> list[str]:
     begun = row["feasible_from"]
     return [
         *names,
-        " ".join(f"{value:.2f}" for value in row["return"]),
+        " ".join(f"{value:.2f}" for value in row["return"]).replace("-", "−"),
         ", ".join(f"{cost:.3g} ({limit:.3g})" for cost, limit in pairs),
         f"{CENT * row['violation']:.1f}, {CENT * row['worst_violation']:.1f}",
         f"{row['within']} of {row['seeds']}",

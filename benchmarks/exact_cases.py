@@ -178,7 +178,7 @@ class Seeds:
     robust: int
 
 
-FULL = Seeds(ours=10, published=10, unseen=10, static=3, robust=10)
+FULL = Seeds(ours=10, published=10, unseen=10, static=0, robust=10)
 QUICK = Seeds(ours=2, published=1, unseen=0, static=0, robust=1)
 
 

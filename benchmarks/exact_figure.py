@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from exact_report import Document, played, value_of
-from exact_summary import RULES
+from exact_summary import columns
 from target_map import draw_maps
 
 
 def draw(document: Document, stem: Path) -> list[Path]:
     """Two maps, problem × rule."""
     scores = played(document)
-    rules = [rule for rule in RULES if any(rule in of for of in scores.values())]
+    rules = columns(scores)
     titles = {"regret": "regret of the last policy, %", "violation": "its largest violation, %"}
     panels = {
         title: (

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from exact_cases import DEFAULT, FACTORS, static
-from exact_summary import RULES
+from exact_summary import RULES, columns
 from over_seeds import Rows, markdown
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -91,7 +91,7 @@ def missed(targets: Mapping[str, bool | None]) -> str:
 def rule_rows(document: Document) -> Rows:
     """Regret and violation of every rule on every problem, then over problems."""
     scores = played(document)
-    rules = [rule for rule in RULES if any(rule in of for of in scores.values())]
+    rules = columns(scores)
     rows = [[name, *(pair(of.get(rule)) for rule in rules)] for name, of in scores.items()]
     for origin, of in document["over_problems"].items():
         rows.append([ORIGINS[origin], *(pair(of.get(rule)) for rule in rules)])

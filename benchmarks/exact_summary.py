@@ -77,10 +77,12 @@ def scores_of(problem: Problem, records: Iterable[Record]) -> Record:
 
 
 def best_static(scores: Record) -> str | None:
-    """The ν of the grid with the least regret: chosen with hindsight, so a bound on static ν."""
+    """The ν of a grid with the least regret: chosen with hindsight, so a bound on static ν."""
     tried = [static(factor).name for factor in FACTORS]
     known = [name for name in tried if scores.get(name, {}).get("regret")]
-    return min(known, key=lambda name: float(scores[name]["regret"]["value"]), default=None)
+    if len(known) < 2:
+        return None
+    return min(known, key=lambda name: float(scores[name]["regret"]["value"]))
 
 
 def scored(records: Sequence[Record], problems: Mapping[str, Problem]) -> Record:
@@ -227,5 +229,10 @@ def outcomes(problem: Problem, records: Iterable[Record]) -> Record:
     return found
 
 
-RULES = (DEFAULT, *(algorithm.name for algorithm in PUBLISHED), static(1.0).name, "best static")
-"""columns of tables and figure"""
+RULES = (DEFAULT, *(algorithm.name for algorithm in PUBLISHED), static(1.0).name)
+
+
+def columns(scores: Mapping[str, Record]) -> list[str]:
+    """The rules in tables and figure; the best static weight where every problem had a grid."""
+    rules = [rule for rule in RULES if any(rule in of for of in scores.values())]
+    return rules + ["best static"] * all("best static" in of for of in scores.values())
