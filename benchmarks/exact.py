@@ -1,7 +1,7 @@
 """How close to the best possible policy does each rule for λ come? Held against linear programs.
 
     python benchmarks/exact.py                   # all of docs/exact.md; can be killed, goes on
-    python benchmarks/exact.py --quick           # fewer seeds, minutes instead of an hour
+    python benchmarks/exact.py --quick           # fewer seeds, 12 minutes instead of 2 hours
     python benchmarks/exact.py --problem my.npz  # your own finite CMDP, also an infeasible one
 
 Every rule trains through the ordinary loop with the same settings, and the policy is evaluated
