@@ -26,15 +26,14 @@ from exact_runs import SETTLED
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from resumable import (
-    RESULTS,
     ROOT,
     Record,
     Run,
     add_options,
     finished,
+    keep_result,
     positive,
     rounded,
-    write_result,
 )
 
 from constrained_rl import Agent
@@ -206,9 +205,7 @@ def main(words: list[str] | None = None) -> int:
     table = table_of(records, {problem.name: problem.units for problem in PROBLEMS})
     document = rounded({"table": table, "runs": records, "provenance": provenance()})
     whole = not arguments.iterations and len(records) == len(jobs)
-    out = arguments.out or (RESULTS / "control.json" if whole else None)
-    if out is not None:
-        write_result(document, out)
+    keep_result(document, arguments, "control" if whole else None)
     if arguments.json:
         print(json.dumps(document, allow_nan=False))
     else:

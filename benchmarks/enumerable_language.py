@@ -26,14 +26,13 @@ import torch
 from over_seeds import interval
 from resumable import (
     LIBRARY,
-    RESULTS,
     ROOT,
     Run,
     add_options,
     finished,
+    keep_result,
     positive,
     rounded,
-    write_result,
 )
 from rich.console import Console
 from rich.table import Table
@@ -308,9 +307,7 @@ def main(words: list[str] | None = None) -> int:
         }
     )
     part = arguments.quick or arguments.iterations or len(fine) < len(runs) + len(estimates)
-    out = arguments.out or (None if part else RESULTS / "enumerable_language.json")
-    if out is not None:
-        write_result(document, out)
+    keep_result(document, arguments, None if part else "enumerable_language")
     if not part:
         from enumerable_figure import draw
 

@@ -25,12 +25,11 @@ from exact_summary import summary
 from resumable import (
     ERRORS,
     IMAGES,
-    RESULTS,
     add_options,
     finished,
+    keep_result,
     positive,
     rounded,
-    write_result,
 )
 from rich.console import Console
 
@@ -81,9 +80,7 @@ def main(words: list[str] | None = None) -> int:
     document = rounded({**summary(jobs, records), "runs": records, "provenance": provenance()})
     part = arguments.problem or arguments.quick or arguments.seeds or arguments.iterations
     whole = not part and len(records) == len(jobs)
-    out = arguments.out or (RESULTS / "exact.json" if whole else None)
-    if out is not None:
-        write_result(document, out)
+    keep_result(document, arguments, "exact" if whole else None)
     figure = arguments.figure or (IMAGES / "exact" if whole else None)
     if figure is not None:
         draw(document, figure)

@@ -24,13 +24,12 @@ from multiplier_runs import run_of
 from over_seeds import markdown
 from resumable import (
     IMAGES,
-    RESULTS,
     Record,
     add_options,
     finished,
+    keep_result,
     positive,
     rounded,
-    write_result,
 )
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -177,11 +176,10 @@ def main(words: list[str] | None = None) -> int:
     document = rounded({"table": table, "runs": records, "provenance": provenance()})
     part = arguments.quick or arguments.problem or arguments.iterations
     whole = not part and len(records) == len(wanted)
-    out = arguments.out or (RESULTS / "multipliers.json" if whole else None)
-    if out is not None:
-        write_result(document, out)
+    keep_result(document, arguments, "multipliers" if whole else None)
     images = arguments.images or (IMAGES if whole else None)
     if images is not None:
+        images.mkdir(parents=True, exist_ok=True)
         draw_map(table, images / "multiplier_map")
         draw_traces(records, [rule.name for rule in RULES], images / "multiplier_traces")
     if arguments.json:

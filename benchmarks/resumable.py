@@ -205,6 +205,13 @@ def rounded(tree: Any) -> Any:  # noqa: ANN401  any JSON
     return tree
 
 
+def keep_result(document: Record, arguments: argparse.Namespace, whole: str | None) -> None:
+    """Write to --out; without it only a whole table, whose name is given, to what is committed."""
+    out = arguments.out or (RESULTS / f"{whole}.json" if whole else None)
+    if out is not None:
+        write_result(document, out)
+
+
 def write_result(document: Record, path: Path) -> None:
     """One line of JSON."""
     write_text(path, json.dumps(document, separators=(",", ":"), allow_nan=False) + "\n")
