@@ -119,6 +119,19 @@ def llama(dtype):
     return LlamaForCausalLM(config).to(dtype)
 
 
+def at_rest(ledger):
+    """Bytes alive once they have been the same for half a second.
+
+    A communication thread lets go of its last bucket only when it is scheduled again.
+    """
+    gc.collect()
+    alike, live = 0, ledger.live
+    while alike < 10:
+        time.sleep(0.05)
+        alike, live = (alike + 1, live) if ledger.live == live else (0, ledger.live)
+    return live
+
+
 def held(kinds, dtype):
     """Bytes of live tensors after a step of each kind of engine: at rest, and with gradients."""
     found, ids = [], torch.ones(1, 3, dtype=torch.long)
@@ -136,12 +149,9 @@ def held(kinds, dtype):
 
                 for _ in range(2):
                     engine.accumulate(share, last=True)
-                    gc.collect()
-                    loaded = ledger.live
+                    loaded = at_rest(ledger)
                     engine.step()
-                time.sleep(0.2)  # a communication thread may hold the last bucket a little longer
-                gc.collect()
-                found.append((ledger.live, loaded))
+                found.append((at_rest(ledger), loaded))
             del model, engine, share
             gc.collect()
     return found
