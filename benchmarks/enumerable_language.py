@@ -54,7 +54,7 @@ STREAMS: tuple[KLStreams, ...] = ("reward", "both")
 BETA, LIMIT = 0.3, -0.5
 TARGET = 0.98  # of the share
 CONTROLLERS: dict[str, dict[str, object]] = {
-    "scale_free": {"kind": "scale_free", "kp": 1.0, "ki": 0.02},  # the defaults are faster
+    "scale_free": {"kind": "scale_free"},
     "pid": {"kind": "pid", "kp": 0.5, "ki": 0.05},
     "linear": {"kind": "gradient", "learning_rate": 0.05},
     "log": {"kind": "gradient", "learning_rate": 0.05, "initial": 1.0, "parameterization": "log"},
