@@ -41,6 +41,7 @@ from constrained_rl.processes import close_envs
 from constrained_rl.protocols import Metrics
 from constrained_rl.settings import merge, read_run_config, validate
 from constrained_rl.streams import stream_names
+from constrained_rl.weight_average import WeightAverage
 
 EVALUATION_SEED = 1_000_003
 
@@ -82,6 +83,8 @@ class Agent:
         self.parts = assemble(
             collector, self.policy, critic, constraints, config.multiplier, config.ppo, config.seed
         )
+        if config.average > 0:
+            self.parts.average = WeightAverage(self.policy, config.average)
 
     @property
     def steps_per_iteration(self) -> int:

@@ -224,6 +224,9 @@ class RunConfig(Section):
     """torch threads; small networks are fastest with one"""
     total_steps: Count = 200_000
     """decisions, rounded up to whole iterations of env.num_envs × ppo.horizon"""
+    average: Share = 0.0
+    """last share of training whose policies' weights are averaged into the final one; 0: the last
+    policy as it is"""
     limit: Finite | tuple[Finite, ...] | None = None
     """upper bound on each expected episode cost; default: the built-in environment's"""
     constrained: bool = True

@@ -25,6 +25,10 @@ from constrained_rl.transforms import (
     transform_cost,
 )
 
+ENDS = 0.1
+"""gain of the average of how many episodes end in a window; they come in bursts, since episodes
+that began together end together, and what a window adds up would be shared among too few"""
+
 
 @dataclass(frozen=True)
 class Constraint:
@@ -130,7 +134,8 @@ class Constraints:
     ) -> None:
         self.constraints = tuple(constraints)
         self.estimators = tuple(estimators)
-        self.corrected = corrected  # by the critics' values, see `streams.corrected_costs`
+        self.corrected = corrected  # by the critics' values, see `streams.outlook`
+        self._ends = Tracking(ENDS)
         self._tails = {k: Tail(c.alpha) for k, c in enumerate(constraints) if c.transform == "cvar"}
 
     def __len__(self) -> int:
@@ -151,7 +156,9 @@ class Constraints:
 
         `None` also while an estimator has too few episodes for a number.
         """
-        if len(episodes) == 0 or (self.corrected and streams.corrected is None):
+        self._ends.update(torch.tensor([len(episodes)], dtype=torch.float64))
+        known = None if streams.outlook is None else streams.outlook.costs(self.ends)
+        if len(episodes) == 0 or (self.corrected and known is None):
             return None
         group = None if streams.group is None else streams.group[episodes.row]
         costs = [
@@ -161,8 +168,8 @@ class Constraints:
         for k, tail in self._tails.items():
             tail.merge(episodes.cost[:, self.constraints[k].channel])
         spread = [float(cost.double().std(correction=0)) for cost in costs]
-        if self.corrected and streams.corrected is not None:
-            known = streams.corrected.to(episodes.cost)
+        if known is not None:
+            known = known.to(episodes.cost)
             costs = [cost - cost.mean() + known[k] for k, cost in enumerate(costs)]
         found = [e.update(cost) for e, cost in zip(self.estimators, costs, strict=True)]
         estimates = [estimate for estimate in found if estimate is not None]
@@ -179,6 +186,11 @@ class Constraints:
             length=float(streams.mask.sum()) / len(episodes),
             pace=pace,
         )
+
+    @property
+    def ends(self) -> float:
+        """Episodes that end in a window, on average."""
+        return self._ends.mean
 
     @property
     def tracking(self) -> bool:
@@ -240,12 +252,15 @@ class Constraints:
         return {
             "estimators": [e.state_dict() for e in self.estimators],
             "tails": {str(k): tail.state_dict() for k, tail in self._tails.items()},
+            "ends": self._ends.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore `state_dict`."""
-        saved, tails = state["estimators"], state["tails"]
+        saved, tails, ends = state["estimators"], state["tails"], state["ends"]
         assert isinstance(saved, list)
+        assert isinstance(ends, Mapping)
+        self._ends.load_state_dict(ends)
         assert isinstance(tails, Mapping)
         for estimator, entry in zip(self.estimators, saved, strict=True):
             estimator.load_state_dict(entry)

@@ -106,29 +106,29 @@ class Tracking:
 
     def __init__(self, gain: float) -> None:
         self._gain = gain
-        self._mean, self._count = 0.0, 0
+        self.mean, self._count = 0.0, 0
 
     def update(self, cost: Tensor) -> float:
         """Blend in the mean of `cost` [E]."""
         self._count += 1
         gain = max(self._gain, 1 / self._count)
-        self._mean = (1 - gain) * self._mean + gain * float(cost.mean())
-        return self._mean
+        self.mean = (1 - gain) * self.mean + gain * float(cost.mean())
+        return self.mean
 
     def expect(self, change: float) -> None:
         """Move the estimate by what an update of the policy is expected to change."""
-        self._mean += change
+        self.mean += change
 
     def state_dict(self) -> dict[str, object]:
         """Return the average and how many estimates made it."""
-        return {"mean": self._mean, "count": self._count}
+        return {"mean": self.mean, "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore the average."""
         mean, count = state["mean"], state["count"]
         assert isinstance(mean, float)
         assert isinstance(count, int)
-        self._mean, self._count = mean, count
+        self.mean, self._count = mean, count
 
 
 class Upper:

@@ -26,12 +26,13 @@ from constrained_rl.schedules import schedule_factor
 from constrained_rl.streams import (
     build_streams,
     compare_rows,
-    corrected_costs,
     discounts,
     expected_change,
+    outlook,
     stream_names,
 )
 from constrained_rl.value_norm import ValueNorm
+from constrained_rl.weight_average import WeightAverage
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Parts:
     reference: Reference | None = None
     shaping: Tensor | None = None  # [K] ν of the published single-critic stream R − νC
     value_norm: ValueNorm | None = None  # None: critics predict returns in true units
+    average: WeightAverage | None = None  # None: the last policy is the result
     world: World = field(default_factory=World)  # the ranks that share the forwards
     synchronize: Callable[[], None] | None = None  # bring what acts up to date, if it is a replica
     iteration: int = 0
@@ -112,6 +114,8 @@ class Parts:
             stateful["critic"] = self.critic_learner
         if self.value_norm is not None:
             stateful["value_norm"] = self.value_norm
+        if self.average is not None:
+            stateful["average"] = self.average
         return stateful
 
 
@@ -134,10 +138,12 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
         metrics = ppo_update(batch, parts)
         track(rollout, streams, parts)
         update_statistics(rollout, streams, parts)
+        parts.iteration += 1
+        if parts.average is not None:
+            parts.average.observe(parts.iteration, iterations)
         if parts.synchronize is not None:
             parts.synchronize()
         clock.mark("update")
-        parts.iteration += 1
         parts.decisions += int(rollout.mask.sum())
         yield {
             "iteration": parts.iteration,
@@ -167,7 +173,7 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
         kl = require_finite("KL to the reference", logp - reference_logp * rollout.mask)
     costs = parts.constraints.streams(rollout)
     streams = build_streams(rollout, costs, config, kl, parts.shaping)
-    corrected = None
+    expected = None
     if parts.critic_learner is None:
         value, advantage = torch.zeros_like(streams), compare_rows(rollout, streams, config)
     else:
@@ -176,7 +182,7 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
         ending = rollout.terminated if rollout.ending is None else rollout.ending
         advantage = gae(streams, value, ending, rollout.done, gamma, lam)
         if parts.constraints.corrected:
-            corrected = corrected_costs(rollout, costs, value)
+            expected = outlook(rollout, costs, value)
     return Streams(
         obs=rollout.obs,
         action=rollout.action,
@@ -187,7 +193,7 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
         exchangeable=rollout.exchangeable,
         kl=kl,
         group=rollout.group,
-        corrected=corrected,
+        outlook=expected,
     )
 
 
@@ -202,7 +208,8 @@ def track(rollout: Rollout, streams: Streams, parts: Parts) -> None:
     """Tell the constraints what the update just made is expected to change, if they ask."""
     if parts.constraints.tracking and not parts.warming:
         logp = log_probabilities(rollout, parts)
-        parts.constraints.expect(expected_change(rollout, streams, logp))
+        counted = parts.constraints.ends
+        parts.constraints.expect(expected_change(rollout, streams, logp, counted))
 
 
 def by_rows(

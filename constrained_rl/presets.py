@@ -24,6 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "scale_free": {
         "multiplier": {"kind": "scale_free"},
         "constraint": {"corrected": True, "estimator": {"kind": "ema", "decay": 0.5}},
+        "average": 0.1,
     },
 }
 

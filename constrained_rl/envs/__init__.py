@@ -25,6 +25,7 @@ ITERATION = 8192
 """decisions of an iteration in tabular problems"""
 TABULAR: dict[str, Any] = {
     "total_steps": 400 * ITERATION,
+    "average": 0.0,  # the last policy hardly moves: its learning rate has fallen to 1e-6
     # One-hot states and no hidden layer: policy and critics are look-up tables.
     "network": {"hidden": [], "normalize_observations": False},
     "ppo": {

@@ -5,7 +5,7 @@ from constrained_rl.checkpoint import pack, unpack
 from constrained_rl.constraints import Constraint, Constraints, Signal
 from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.estimators import EMA, Mean, Upper, Window
-from constrained_rl.rollout import Episodes, Rollout, Streams
+from constrained_rl.rollout import Episodes, Outlook, Rollout, Streams
 
 
 def tensor(*values):
@@ -25,13 +25,13 @@ def episodes(cost, row=None, end=None):
     )
 
 
-def streams(channels=1, corrected=None, group=None):
+def streams(channels=1, outlook=None, group=None):
     """Streams of three decisions whose advantages are 0, 1, 2 times the channel's number + 1."""
     advantage = torch.arange(3.0).reshape(1, 3, 1) * torch.arange(1.0, channels + 2)
     none = torch.zeros(1, 3)
     mask = torch.ones(1, 3, dtype=torch.bool)
     value = torch.zeros_like(advantage)
-    return Streams(none, none, mask, none, value, advantage, False, None, group, corrected)
+    return Streams(none, none, mask, none, value, advantage, False, None, group, outlook)
 
 
 def restored(state):
@@ -163,7 +163,7 @@ def test_while_a_bound_has_too_few_episodes_the_multiplier_holds():
 def test_a_bound_of_corrected_costs_lies_above_the_corrected_mean():
     # costs 1, 2, 3 are moved to a mean of 5 with their spread: 5 + 2.919986 / √3
     constraints = Constraints([Constraint("a", 0.0)], [Upper(0.95)], corrected=True)
-    known = streams(corrected=tensor(5))
+    known = streams(outlook=Outlook(tensor(8), first=2, surprise=tensor(3), ends=None))  # 4 + 3/3
     found = constraints.signal(episodes([[1], [2], [3]]), known)
     assert found.cost.item() == pytest.approx(6.685861)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Episodes, Rollout, Streams
-from constrained_rl.streams import corrected_costs, episode_ends, expected_change
+from constrained_rl.streams import episode_ends, expected_change, outlook
 
 
 def window(cost, done, first, finished):
@@ -30,11 +30,15 @@ def window(cost, done, first, finished):
     )
 
 
-def corrected(rollout, value):
-    """The estimate under critics that say `value` [T + 1] of the cost, and 9 of the reward."""
+def corrected(rollout, value, counted=None):
+    """The estimate under critics that say `value` [T + 1] of the cost, and 9 of the reward.
+
+    Windows see as many ends on average as this one, unless `counted` says otherwise.
+    """
     value = torch.tensor(value, dtype=torch.float64).reshape(1, -1, 1)
     value = torch.cat([torch.full_like(value, 9), value], -1)
-    return corrected_costs(rollout, rollout.cost, value)
+    counted = float(rollout.done[rollout.mask].sum()) if counted is None else counted
+    return outlook(rollout, rollout.cost, value).costs(counted)
 
 
 def test_an_unfinished_episode_counts_with_what_the_critic_expects_of_it():
@@ -79,6 +83,13 @@ def test_a_known_chance_of_ending_counts_instead_of_its_draw():
     assert corrected(rollout, [0, 0, 0, 0, 0]).tolist() == [2]
 
 
+def test_surprises_are_shared_among_the_ends_of_an_average_window():
+    # One episode of two ends here. The other's costs are no surprise of the first one alone.
+    rollout = window([1, 2, 4, 8], [False, True, False, False], [True, False, True, False], 1)
+    # (3 + 3)/2 as above, and 15 shared by 2.5
+    assert corrected(rollout, [3, 2, 3, 5, 6], counted=2.5).tolist() == [9]
+
+
 @pytest.mark.parametrize("missing", ["first", "end"])
 def test_without_a_first_or_a_last_decision_there_is_no_estimate(missing):
     first = [missing != "first", False]
@@ -113,4 +124,6 @@ def test_an_update_is_expected_to_change_costs_by_what_it_made_more_and_less_lik
     )
     logp = torch.tensor([[0.75, 0.125, 0.9]], dtype=torch.float64).log()
     # ((1.5 − 1) · 4 + (0.5 − 1) · (−2)) / 2 episodes
-    assert expected_change(rollout, streams, logp).tolist() == pytest.approx([1.5])
+    assert expected_change(rollout, streams, logp, counted=2).tolist() == pytest.approx([1.5])
+    known = replace(rollout, ending=torch.tensor([[0.5, 1.0, 1.0]]))  # the last is masked
+    assert expected_change(known, streams, logp, counted=2).tolist() == pytest.approx([2.0])
