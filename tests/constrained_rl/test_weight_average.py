@@ -1,0 +1,69 @@
+"""The mean of the last policies' weights takes the last one's place, and training never sees it."""
+
+import pytest
+import torch
+
+from constrained_rl import scale_free
+from constrained_rl.weight_average import WeightAverage
+
+HAZARD = "constrained_rl/PointHazard-v0"
+
+
+def one(value):
+    """A module of one weight."""
+    module = torch.nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(value)
+    return module
+
+
+def passed(average, module, values, iterations, start=0):
+    """The weight after each iteration that sets it to one of the values."""
+    found = []
+    for iteration, value in enumerate(values, start + 1):
+        module.weight.data.fill_(value)
+        average.observe(iteration, iterations)
+        found.append(module.weight.item())
+    return found
+
+
+def test_the_mean_of_the_last_share_takes_the_place_of_the_last():
+    module = one(0.0)
+    average = WeightAverage(module, 0.5)
+    assert passed(average, module, [8, 8, 1, 3, 5, 7], 6) == [8, 8, 1, 3, 5, (3 + 5 + 7) / 3]
+
+
+@pytest.mark.parametrize(("share", "last"), [(0.01, 4.0), (1.0, 2.5), (0.26, 3.5)])
+def test_a_share_counts_the_iterations_that_lie_in_it(share, last):
+    module = one(0.0)
+    assert passed(WeightAverage(module, share), module, [1, 2, 3, 4], 4)[-1] == last
+
+
+def test_it_goes_on_where_a_checkpoint_stopped_it():
+    module, other = one(0.0), one(0.0)
+    average, copy = WeightAverage(module, 1.0), WeightAverage(other, 1.0)
+    passed(average, module, [1, 2], 4)
+    copy.load_state_dict({name: x.clone() for name, x in average.state_dict().items()})
+    assert passed(copy, other, [6, 7], 4, start=2)[-1] == 4
+
+
+def test_a_training_that_goes_on_begins_a_new_mean():
+    module = one(0.0)
+    average = WeightAverage(module, 0.5)
+    passed(average, module, [1, 3], 2)
+    assert passed(average, module, [9, 5, 4], 5, start=2) == [9, 5, 6]
+
+
+def test_training_never_sees_the_mean_and_its_end_gives_it():
+    settings = {"total_steps": 8 * 64 * 64, "ppo": {"horizon": 64, "epochs": 1}}
+    plain, mean = (scale_free(HAZARD, average=share, **settings) for share in (0.0, 0.5))
+    weights, rows = [], []
+    for row in plain.iterate():
+        weights.append([p.detach().clone() for p in plain.policy.parameters()])
+        rows.append({name: value for name, value in row.items() if "time" not in name})
+    times = {name for name in row if name not in rows[0]}
+    for expected, row in zip(rows, mean.iterate(), strict=True):
+        assert {name: value for name, value in row.items() if name not in times} == expected
+    for place, parameter in enumerate(mean.policy.parameters()):
+        last = torch.stack([w[place] for w in weights[len(weights) // 2 :]])
+        torch.testing.assert_close(parameter.detach(), last.mean(0))
+        assert not torch.equal(parameter, weights[-1][place])
