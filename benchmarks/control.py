@@ -3,8 +3,9 @@
     python benchmarks/control.py              # everything; can be killed, goes on
     python benchmarks/control.py --seeds 0    # one seed of each
 
-Every rule trains with the same settings of a problem; its last policy, sampled, plays fresh
-episodes. Absent: an optimum (benchmarks/exact.py has problems that know theirs).
+Every rule trains with the same settings of a problem. Its last policy plays fresh episodes,
+sampled, and so does the mean of its last policies' weights, the result of the default preset
+(`average = 0.1`). Absent: an optimum (benchmarks/exact.py has problems that know theirs).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -42,13 +44,16 @@ from constrained_rl.envs import BUILT_IN
 from constrained_rl.envs.point import point_hazard_vec
 from constrained_rl.feasibility import TOLERANCE, time_to_feasibility, violation, violation_regret
 from constrained_rl.plots import column
-from constrained_rl.presets import defaults
+from constrained_rl.presets import PRESETS, defaults
 from constrained_rl.provenance import provenance
 from constrained_rl.settings import merge, validate
+from constrained_rl.weight_average import WeightAverage
 
 RULES = ("scale_free", "pid_lagrangian", "ppo_lagrangian")
 EPISODES = 2000
-"""played by the last policy: the mean cost of 200 is known to 10 % of PointHazard's limit"""
+"""played by each policy: the mean cost of 200 is known to 10 % of PointHazard's limit"""
+SHARE = PRESETS["scale_free"]["average"]
+"""of training, whose policies' weights are averaged"""
 SMOOTH = 10
 """iterations whose mean is a cost over training: 20 to 80 episodes end in each"""
 Floats = NDArray[np.float64]
@@ -74,6 +79,7 @@ def built_in(name: str) -> Problem:
 
 HAZARD = built_in("PointHazard")
 ROOM = Problem("Room", "my_env:Room-v0", (29.0, 9.0), {"total_steps": 150_000})
+LONGER = replace(ROOM, name="Room, three times as long", settings={"total_steps": 450_000})
 FACTORS = (100.0, 0.01)
 # Critics of other units learn at another speed, whatever λ does: values are normalised in both.
 NORMALIZED = replace(
@@ -90,7 +96,7 @@ SCALED = replace(
     units=FACTORS,
 )
 COURIER = built_in("PointCourier")
-PROBLEMS = (HAZARD, ROOM, built_in("SpeedLimit"), COURIER, NORMALIZED, SCALED)
+PROBLEMS = (HAZARD, ROOM, built_in("SpeedLimit"), COURIER, NORMALIZED, SCALED, LONGER)
 
 
 class Scaled(gymnasium.vector.VectorWrapper[Any, Any, Any]):
@@ -129,6 +135,7 @@ class Job:
         """Everything resolved: preset, then problem, then what this run changes."""
         tree = merge(defaults(self.rule, None), self.problem.settings)
         own = {"env": {"id": self.problem.env_id}, "limit": self.problem.limit, "seed": self.seed}
+        own |= {"average": 0.0}  # so that the last policy is there too; `play` takes the mean
         return validate(RunConfig, merge(merge(tree, own), self.settings), "settings")
 
     def shortened(self, iterations: int) -> Job:
@@ -138,27 +145,44 @@ class Job:
 
 
 def play(job: Job) -> Record:
-    """Train, then measure the last policy."""
+    """Train, then measure the last policy and the mean of the last ones."""
     agent = Agent(job.config)
-    constraints = agent.parts.constraints.constraints
+    names = [constraint.name for constraint in agent.parts.constraints.constraints]
+    iterations = math.ceil(job.config.total_steps / agent.steps_per_iteration)
+    average = WeightAverage(agent.policy, SHARE)
     start = time.process_time()
-    rows = list(agent.iterate())
+    rows = []
+    for number, row in enumerate(agent.iterate(), 1):
+        rows.append(row)
+        if number < iterations:
+            average.observe(number, iterations)
     seconds = time.process_time() - start
-    found = agent.evaluate(EPISODES).intervals()
-    agent.close()
-    costs = [found[f"cost/{c.name}"] for c in constraints]
-    lam = np.array([column(rows, f"lambda/{c.name}") for c in constraints])
     limit = np.array(job.problem.limit)
+    last = measure(agent, names, limit)
+    average.observe(iterations, iterations)
+    mean = measure(agent, names, limit)
+    agent.close()
+    lam = np.array([column(rows, f"lambda/{name}") for name in names])
+    return {
+        "last": last,
+        "mean": mean,
+        "limit": limit.tolist(),
+        "lambda": lam[:, int(SETTLED * len(rows)) :].mean(axis=1).tolist(),
+        **over_training(np.array([column(rows, f"cost/{name}") for name in names]), limit),
+        "cpu_seconds": seconds,
+    }
+
+
+def measure(agent: Agent, names: list[str], limit: Floats) -> Record:
+    """The policy that the agent has now, on fresh episodes that are the same for all."""
+    found = agent.evaluate(EPISODES).intervals()
+    costs = [found[f"cost/{name}"] for name in names]
     excess = [violation([cost.value], [bound]) for cost, bound in zip(costs, limit, strict=True)]
     return {
         "return": asdict(found["return"]),
         "cost": [asdict(cost) for cost in costs],
-        "limit": limit.tolist(),
         "violation": max(excess),
         "kept": [each <= TOLERANCE for each in excess],
-        "lambda": lam[:, int(SETTLED * len(rows)) :].mean(axis=1).tolist(),
-        **over_training(np.array([column(rows, f"cost/{c.name}") for c in constraints]), limit),
-        "cpu_seconds": seconds,
     }
 
 

@@ -35,10 +35,12 @@ def test_one_iteration_of_every_rule_makes_a_row(control, monkeypatch, tmp_path,
     document = json.loads(out.read_text())
     assert [row["rule"] for row in document["table"]] == list(control.RULES)
     for run in document["runs"]:
-        cost = run["cost"][0]
-        assert cost["low"] < cost["value"] < cost["high"]
-        assert run["violation"] == pytest.approx(max(cost["value"] / 2 - 1, 0), rel=1e-4)
-        assert run["kept"] == [cost["value"] <= 2.1]
+        for policy in (run["last"], run["mean"]):
+            cost = policy["cost"][0]
+            assert cost["low"] < cost["value"] < cost["high"]
+            assert policy["violation"] == pytest.approx(max(cost["value"] / 2 - 1, 0), rel=1e-4)
+            assert policy["kept"] == [cost["value"] <= 2.1]
+        assert run["last"] == run["mean"]  # of one iteration
     assert "PointHazard" in capsys.readouterr().out
 
 
@@ -67,14 +69,13 @@ def test_limits_while_training_are_read_off_the_mean_of_ten_iterations(control):
 def test_units_are_divided_out(control):
     import control_report
 
+    mean = {"return": {"value": 900.0}, "cost": [{"value": 0.03}], "violation": 0.5}
     run = {
         "problem": "scaled",
         "rule": "scale_free",
-        "return": {"value": 900.0},
-        "cost": [{"value": 0.03}],
+        "mean": mean | {"kept": [False]},
+        "last": mean | {"kept": [True], "violation": 0.0},
         "limit": [0.02],
-        "violation": 0.5,
-        "kept": [False],
         "lambda": [5000.0],
         "violation_regret": 0.1,
         "feasible_from": None,
@@ -84,7 +85,8 @@ def test_units_are_divided_out(control):
     # 900 / 100, .03 / .01, .02 / .01, and a price of 5000 · .01 / 100
     found = [*row["return"], *row["cost"], *row["limit"], *row["lambda"]]
     assert found == pytest.approx([9.0, 3.0, 2.0, 0.5])
-    assert (row["within"], row["feasible_from"]) == (0, None)
+    assert (row["mean"]["within"], row["last"]["within"], row["feasible_from"]) == (0, 1, None)
+    assert control_report.cells(row)[5:9] == ["50.0, 50.0", "0 of 1", "0.0, 0.0", "1 of 1"]
 
 
 def test_a_failed_run_is_a_row_that_says_so(control):
