@@ -60,9 +60,10 @@ UNSAFE = 0.05
 Row = dict[str, float]
 
 
-SCALE_FREE = ScaleFreeConfig(kp=3.0, ki=0.02)
+SCALE_FREE = ScaleFreeConfig()
+SECOND = ScaleFreeConfig(kp=3.0, ki=0.02)
 FIRST = ScaleFreeConfig(kp=1.0, ki=0.02)
-"""gain of the first trials, before the controller's own study had raised it"""
+"""gains of the trials on tuning seeds; studies elsewhere have raised them since, in two steps"""
 
 
 @dataclass(frozen=True)
@@ -92,20 +93,21 @@ def group(limit: float, multiplier: MultiplierConfig = SCALE_FREE) -> Arm:
 
 TUNED = {
     "E[C] ≤ −2, k_p 1": mean(-2.0, FIRST),
-    "E[C] ≤ −2.5": mean(-2.5),
-    "E[C] ≤ −3": mean(-3.0),
+    "E[C] ≤ −2.5": mean(-2.5, SECOND),
+    "E[C] ≤ −3": mean(-3.0, SECOND),
     "P(C > 0) ≤ .05, k_p 1": single("indicator", 0.05, FIRST),
-    "P(C > 0) ≤ .05": single("indicator", 0.05),
+    "P(C > 0) ≤ .05": single("indicator", 0.05, SECOND),
     "P(C > 0) ≤ .03, k_p 1": single("indicator", 0.03, FIRST),
     "E[σ(C)] ≤ .05, k_p 1": single("probability", 0.05, FIRST),
     "E[C⁺] ≤ .05, k_p 1": single("excess", 0.05, FIRST),
-    "E[C⁺] ≤ .05": single("excess", 0.05),
+    "E[C⁺] ≤ .05": single("excess", 0.05, SECOND),
     "E[(mean C)⁺] ≤ .05, k_p 1": group(0.05, FIRST),
 }
 """runs on the tuning seeds, each kind from the loosest limit down"""
 FROZEN = {
     "P(C > 0) ≤ .03": single("indicator", 0.03),
     "E[C⁺] ≤ .05": single("excess", 0.05),
+    "E[σ(C)] ≤ .05": single("probability", 0.05),
     "E[C] ≤ −3": mean(-3.0),
     "E[C] ≤ 0": mean(0.0),
 }

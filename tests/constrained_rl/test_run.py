@@ -262,7 +262,8 @@ def test_every_preset_resumes_to_the_same_policy(die_at, tmp_path, name):
 EVERYTHING = {
     "network": {"bounds": "squash", "deviation": "state"},
     "ppo": {"critic_warmup": 2, "normalize_values": True, "dual_clip": 3.0},
-    "constraint": {"estimator": {"kind": "ema"}},
+    "constraint": {"estimator": {"kind": "ema"}, "corrected": True},
+    "average": 0.9,
     "multiplier": {
         "kind": "gradient",
         "initial": 1.0,
