@@ -168,6 +168,23 @@ def test_a_bound_of_corrected_costs_lies_above_the_corrected_mean():
     assert found.cost.item() == pytest.approx(6.685861)
 
 
+def test_surprises_are_shared_among_the_ends_of_all_windows_so_far():
+    def constraints():
+        return Constraints([Constraint("a", 0.0)], [Mean()], corrected=True)
+
+    def seen(surprise):
+        return streams(outlook=Outlook(tensor(4), first=2, surprise=tensor(surprise), ends=None))
+
+    original, copy = constraints(), constraints()
+    # 4 / 2 + 8 / 4; then a window without an end, which has no estimate but is counted
+    assert original.signal(episodes([[1]] * 4), seen(8)).cost.tolist() == [4]
+    assert original.signal(episodes([]), seen(8)) is None
+    copy.load_state_dict(restored(original.state_dict()))
+    for one in (original, copy):
+        # 4 / 2 + 6 / 2 with (4 + 0 + 2) / 3 ends on average
+        assert one.signal(episodes([[1]] * 2), seen(6)).cost.item() == pytest.approx(5)
+
+
 def test_groups_are_bounded_by_their_mean_excess_and_pay_for_it_at_the_last_decision():
     # rows 0 and 1 answer one prompt, with a mean of −3; rows 2 and 3 another, with a mean of 2
     finished = episodes([[-8], [2], [1], [3]], row=[0, 1, 2, 3], end=[0, 0, 0, 0])
