@@ -79,7 +79,6 @@ def built_in(name: str) -> Problem:
 
 HAZARD = built_in("PointHazard")
 ROOM = Problem("Room", "my_env:Room-v0", (29.0, 9.0), {"total_steps": 150_000})
-LONGER = replace(ROOM, name="Room, three times as long", settings={"total_steps": 450_000})
 FACTORS = (100.0, 0.01)
 # Critics of other units learn at another speed, whatever λ does: values are normalised in both.
 NORMALIZED = replace(
@@ -96,7 +95,7 @@ SCALED = replace(
     units=FACTORS,
 )
 COURIER = built_in("PointCourier")
-PROBLEMS = (HAZARD, ROOM, built_in("SpeedLimit"), COURIER, NORMALIZED, SCALED, LONGER)
+PROBLEMS = (HAZARD, ROOM, built_in("SpeedLimit"), COURIER, NORMALIZED, SCALED)
 
 
 class Scaled(gymnasium.vector.VectorWrapper[Any, Any, Any]):

@@ -27,7 +27,7 @@ from constrained_rl.transforms import (
 
 ENDS = 0.1
 """gain of the average of how many episodes end in a window; they come in bursts, since episodes
-that began together end together, and what a window adds up would be shared among too few"""
+that began together end together"""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Constraints:
     ) -> None:
         self.constraints = tuple(constraints)
         self.estimators = tuple(estimators)
-        self.corrected = corrected  # by the critics' values, see `streams.outlook`
+        self.corrected = corrected  # by the critics' values, see `streams.corrected_costs`
         self._ends = Tracking(ENDS)
         self._tails = {k: Tail(c.alpha) for k, c in enumerate(constraints) if c.transform == "cvar"}
 
@@ -157,8 +157,7 @@ class Constraints:
         `None` also while an estimator has too few episodes for a number.
         """
         self._ends.update(torch.tensor([len(episodes)], dtype=torch.float64))
-        known = None if streams.outlook is None else streams.outlook.costs(self.ends)
-        if len(episodes) == 0 or (self.corrected and known is None):
+        if len(episodes) == 0 or (self.corrected and streams.corrected is None):
             return None
         group = None if streams.group is None else streams.group[episodes.row]
         costs = [
@@ -168,8 +167,8 @@ class Constraints:
         for k, tail in self._tails.items():
             tail.merge(episodes.cost[:, self.constraints[k].channel])
         spread = [float(cost.double().std(correction=0)) for cost in costs]
-        if known is not None:
-            known = known.to(episodes.cost)
+        if self.corrected and streams.corrected is not None:
+            known = streams.corrected.to(episodes.cost)
             costs = [cost - cost.mean() + known[k] for k, cost in enumerate(costs)]
         found = [e.update(cost) for e, cost in zip(self.estimators, costs, strict=True)]
         estimates = [estimate for estimate in found if estimate is not None]

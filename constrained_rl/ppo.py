@@ -26,9 +26,9 @@ from constrained_rl.schedules import schedule_factor
 from constrained_rl.streams import (
     build_streams,
     compare_rows,
+    corrected_costs,
     discounts,
     expected_change,
-    outlook,
     stream_names,
 )
 from constrained_rl.value_norm import ValueNorm
@@ -173,7 +173,7 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
         kl = require_finite("KL to the reference", logp - reference_logp * rollout.mask)
     costs = parts.constraints.streams(rollout)
     streams = build_streams(rollout, costs, config, kl, parts.shaping)
-    expected = None
+    corrected = None
     if parts.critic_learner is None:
         value, advantage = torch.zeros_like(streams), compare_rows(rollout, streams, config)
     else:
@@ -182,7 +182,7 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
         ending = rollout.terminated if rollout.ending is None else rollout.ending
         advantage = gae(streams, value, ending, rollout.done, gamma, lam)
         if parts.constraints.corrected:
-            expected = outlook(rollout, costs, value)
+            corrected = corrected_costs(rollout, costs, value)
     return Streams(
         obs=rollout.obs,
         action=rollout.action,
@@ -193,7 +193,7 @@ def annotate(rollout: Rollout, parts: Parts) -> Streams:
         exchangeable=rollout.exchangeable,
         kl=kl,
         group=rollout.group,
-        outlook=expected,
+        corrected=corrected,
     )
 
 

@@ -23,14 +23,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "pid_lagrangian": {"multiplier": {"kind": "pid", "kp": 1.0, "ki": 0.02, "relative": True}},
     "scale_free": {
         "multiplier": {"kind": "scale_free"},
-        "constraint": {"corrected": True, "estimator": {"kind": "ema", "decay": 0.5}},
+        "constraint": {"estimator": {"kind": "ema", "decay": 0.5}},
         "average": 0.1,
     },
 }
 
 QUIET: dict[str, Any] = {
     "multiplier": {"kp": 4.0, "ki": 0.2},
-    "constraint": {"estimator": {"kind": "tracking", "gain": 0.15}},
+    "constraint": {"corrected": True, "estimator": {"kind": "tracking", "gain": 0.15}},
 }
 """`scale_free` where the environment knows its chance of ending, so that estimates hardly jitter"""
 

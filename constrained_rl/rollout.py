@@ -96,23 +96,6 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """What the critics say of a window's episodes, see `streams.outlook`."""
-
-    expected: Tensor  # [K] Σ V over the first decisions of episodes
-    first: int  # decisions that are the first of an episode
-    surprise: Tensor  # [K] Σ δ over all decisions
-    ends: float | None  # Σ p over all decisions, where the environment knows these chances
-
-    def costs(self, counted: float) -> Tensor | None:  # [K]
-        """Expected cost of an episode, where `counted` end in a window; None without a start."""
-        ends = counted if self.ends is None else self.ends
-        if self.first == 0 or ends == 0:
-            return None
-        return self.expected / self.first + self.surprise / ends
-
-
-@dataclass(frozen=True)
 class Streams:
     """A rollout's rows with what the update needs of them, one advantage per stream; no λ yet."""
 
@@ -125,7 +108,7 @@ class Streams:
     exchangeable: bool
     kl: Tensor | None = None  # [B, T] log π − log π_ref of the actions taken
     group: Tensor | None = None  # [B] as the rollout's
-    outlook: Outlook | None = None  # of the critics, where it is asked for
+    corrected: Tensor | None = None  # [K] episode costs by `streams.corrected_costs`
 
     @property
     def target(self) -> Tensor:

@@ -13,7 +13,7 @@ from constrained_rl.advantages import charge_kl, group_normalized, leave_one_out
 from constrained_rl.config import PPOConfig
 from constrained_rl.constraints import Constraints
 from constrained_rl.errors import InputError
-from constrained_rl.rollout import Outlook, Rollout, Streams
+from constrained_rl.rollout import Rollout, Streams
 
 
 def stream_names(constraints: Constraints, config: PPOConfig) -> tuple[str, ...]:
@@ -46,24 +46,33 @@ def build_streams(
     return streams * rollout.mask.unsqueeze(-1)
 
 
-def outlook(
+def corrected_costs(
     rollout: Rollout,
     costs: Tensor,  # [B, T, K] of `Constraints.streams`: neither KL nor a clip is part of J
     value: Tensor,  # [B, T + 1, 1 + K]
-) -> Outlook:
+) -> Tensor | None:  # [K] float64
     """Expected episode cost from every decision of the window, unfinished episodes included.
 
     J = mean_{first decisions} V(s) + Σ_t δ_t / Σ_t p_t,   δ_t = c_t + (1 − p_t) V(s_{t+1}) − V(s_t)
 
-    with p_t = done_t, or the probability of it where the environment knows it (`Rollout.ending`);
-    else Σ p is what windows count on average: episodes that began together end together, and one
-    window's surprises would be shared among too few. Over a whole episode E Σ δ = E C − V(s_0), so
-    any V leaves the expectation alone, and with known p a good one leaves no noise in it: the
-    control variate of doubly robust estimates (Jiang & Li 2016, eq. 10, on policy).
+    with p_t the probability that the episode ends at t, which the environment knows. Over a whole
+    episode E Σ δ = E C − V(s_0), so any V leaves the expectation alone, and a good one leaves no
+    noise in it: the control variate of doubly robust estimates (Jiang & Li 2016, eq. 10, on
+    policy). None without a first decision.
+
+    Ends that are counted would not do. Under them Σ δ telescopes to Σ c and the window's edges, so
+    nothing is gained, and they come in bursts, since episodes that began together end together: a
+    window that sees two ends would share all its surprises among two.
 
     Raises:
-        InputError: the collector does not say where episodes begin.
+        InputError: the environment does not report its chance of ending, or the collector does not
+            say where episodes begin.
     """
+    if rollout.ending is None:
+        raise InputError(
+            "constraint.corrected needs the chance that an episode ends, which the environment "
+            "does not report at every step (info['termination']); set constraint.corrected=false"
+        )
     if rollout.first is None:
         raise InputError(
             "constraint.corrected counts what the critics expect at the first decisions of "
@@ -71,14 +80,13 @@ def outlook(
             "constraint.corrected=false"
         )
     ending = episode_ends(rollout).to(value)
+    ends = ending[rollout.mask].double().sum()
+    if ends == 0 or not bool(rollout.first.any()):
+        return None
     expected = value[..., 1:]  # [B, T + 1, K]
     delta = costs + (1 - ending.unsqueeze(-1)) * expected[:, 1:] - expected[:, :-1]
-    return Outlook(
-        expected=expected[:, :-1][rollout.first].double().sum(0),
-        first=int(rollout.first.sum()),
-        surprise=delta[rollout.mask].double().sum(0),
-        ends=chance_of_ends(rollout),
-    )
+    surprise = delta[rollout.mask].double().sum(0) / ends
+    return expected[:, :-1][rollout.first].double().mean(0) + surprise
 
 
 def episode_ends(rollout: Rollout) -> Tensor:  # [B, T]
@@ -90,13 +98,6 @@ def episode_ends(rollout: Rollout) -> Tensor:  # [B, T]
     return torch.where(truncated, done, rollout.ending.to(done))
 
 
-def chance_of_ends(rollout: Rollout) -> float | None:
-    """Episodes that are expected to end in the window; None where nobody knows."""
-    if rollout.ending is None:
-        return None
-    return float(episode_ends(rollout)[rollout.mask].double().sum())
-
-
 def expected_change(
     rollout: Rollout,
     streams: Streams,
@@ -105,14 +106,15 @@ def expected_change(
 ) -> Tensor:  # [K] float64
     """What an update is expected to change of the episode costs, by importance weights.
 
-    ΔJ_k = Σ_t (π_new / π_old − 1) A_k / E, with E the episodes that are expected to end, or that
-    windows have `counted`: the performance difference to first order (Kakade & Langford 2002,
-    eq. 3).
+    ΔJ_k = Σ_t (π_new / π_old − 1) A_k / E, with E the episodes that are expected to end, or where
+    the environment does not know it, the mean that windows have `counted`: the performance
+    difference to first order (Kakade & Langford 2002, eq. 3).
     """
     moved = (logp - streams.logp).exp() - 1
     gain = (moved.unsqueeze(-1) * streams.advantage[..., 1:])[rollout.mask].double().sum(0)
-    known = chance_of_ends(rollout)
-    return gain / max(1.0, counted if known is None else known)
+    known = rollout.ending is not None
+    ends = float(episode_ends(rollout)[rollout.mask].double().sum()) if known else counted
+    return gain / max(1.0, ends)
 
 
 def compare_rows(

@@ -5,7 +5,7 @@ from constrained_rl.checkpoint import pack, unpack
 from constrained_rl.constraints import Constraint, Constraints, Signal
 from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.estimators import EMA, Mean, Upper, Window
-from constrained_rl.rollout import Episodes, Outlook, Rollout, Streams
+from constrained_rl.rollout import Episodes, Rollout, Streams
 
 
 def tensor(*values):
@@ -25,13 +25,13 @@ def episodes(cost, row=None, end=None):
     )
 
 
-def streams(channels=1, outlook=None, group=None):
+def streams(channels=1, corrected=None, group=None):
     """Streams of three decisions whose advantages are 0, 1, 2 times the channel's number + 1."""
     advantage = torch.arange(3.0).reshape(1, 3, 1) * torch.arange(1.0, channels + 2)
     none = torch.zeros(1, 3)
     mask = torch.ones(1, 3, dtype=torch.bool)
     value = torch.zeros_like(advantage)
-    return Streams(none, none, mask, none, value, advantage, False, None, group, outlook)
+    return Streams(none, none, mask, none, value, advantage, False, None, group, corrected)
 
 
 def restored(state):
@@ -163,26 +163,20 @@ def test_while_a_bound_has_too_few_episodes_the_multiplier_holds():
 def test_a_bound_of_corrected_costs_lies_above_the_corrected_mean():
     # costs 1, 2, 3 are moved to a mean of 5 with their spread: 5 + 2.919986 / √3
     constraints = Constraints([Constraint("a", 0.0)], [Upper(0.95)], corrected=True)
-    known = streams(outlook=Outlook(tensor(8), first=2, surprise=tensor(3), ends=None))  # 4 + 3/3
+    known = streams(corrected=tensor(5))
     found = constraints.signal(episodes([[1], [2], [3]]), known)
     assert found.cost.item() == pytest.approx(6.685861)
 
 
-def test_surprises_are_shared_among_the_ends_of_all_windows_so_far():
-    def constraints():
-        return Constraints([Constraint("a", 0.0)], [Mean()], corrected=True)
-
-    def seen(surprise):
-        return streams(outlook=Outlook(tensor(4), first=2, surprise=tensor(surprise), ends=None))
-
-    original, copy = constraints(), constraints()
-    # 4 / 2 + 8 / 4; then a window without an end, which has no estimate but is counted
-    assert original.signal(episodes([[1]] * 4), seen(8)).cost.tolist() == [4]
-    assert original.signal(episodes([]), seen(8)) is None
+def test_ends_are_averaged_over_windows_also_those_without_any():
+    original, copy = (Constraints([Constraint("a", 0.0)], [Mean()]) for _ in range(2))
+    assert original.signal(episodes([[1]] * 4), streams()).cost.tolist() == [1]
+    assert original.signal(episodes([]), streams()) is None
     copy.load_state_dict(restored(original.state_dict()))
     for one in (original, copy):
-        # 4 / 2 + 6 / 2 with (4 + 0 + 2) / 3 ends on average
-        assert one.signal(episodes([[1]] * 2), seen(6)).cost.item() == pytest.approx(5)
+        assert one.ends == 2
+        one.signal(episodes([[1]] * 2), streams())
+        assert one.ends == pytest.approx((4 + 0 + 2) / 3)
 
 
 def test_groups_are_bounded_by_their_mean_excess_and_pay_for_it_at_the_last_decision():

@@ -317,7 +317,7 @@ def test_during_the_warm_up_only_the_critics_learn_and_lambda_holds():
 def test_a_clip_of_the_streams_leaves_the_corrected_cost_alone():
     def found(**ppo):
         agent = tiny("scale_free", ppo={"horizon": 64, **ppo})
-        return annotate(agent.parts.collector.collect(), agent.parts).outlook.costs(1)
+        return annotate(agent.parts.collector.collect(), agent.parts).corrected
 
     plain, clipped = found(), found(score_clip=1e-3)
     assert plain.item() > 0.1  # a clipped cost would be 1e-3 of it

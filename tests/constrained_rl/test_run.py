@@ -262,7 +262,7 @@ def test_every_preset_resumes_to_the_same_policy(die_at, tmp_path, name):
 EVERYTHING = {
     "network": {"bounds": "squash", "deviation": "state"},
     "ppo": {"critic_warmup": 2, "normalize_values": True, "dual_clip": 3.0},
-    "constraint": {"estimator": {"kind": "ema"}, "corrected": True},
+    "constraint": {"estimator": {"kind": "ema"}},
     "average": 0.9,
     "multiplier": {
         "kind": "gradient",

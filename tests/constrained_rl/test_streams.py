@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Episodes, Rollout, Streams
-from constrained_rl.streams import episode_ends, expected_change, outlook
+from constrained_rl.streams import corrected_costs, episode_ends, expected_change
 
 
 def window(cost, done, first, finished):
-    """One row of decisions; the finished episodes' costs are given."""
+    """One row of decisions; the number of episodes that finished in it is given.
+
+    The environment knows what ends: with probability 1 where `done`.
+    """
     no = torch.zeros(1, len(cost), dtype=torch.bool)
     zeros = torch.zeros(finished, dtype=torch.long)
     return Rollout(
@@ -27,18 +30,15 @@ def window(cost, done, first, finished):
         episodes=Episodes(zeros.double(), zeros.double()[:, None], zeros, zeros, zeros),
         exchangeable=True,
         first=torch.tensor([first]),
+        ending=torch.tensor([done]).double(),
     )
 
 
-def corrected(rollout, value, counted=None):
-    """The estimate under critics that say `value` [T + 1] of the cost, and 9 of the reward.
-
-    Windows see as many ends on average as this one, unless `counted` says otherwise.
-    """
+def corrected(rollout, value):
+    """The estimate under critics that say `value` [T + 1] of the cost, and 9 of the reward."""
     value = torch.tensor(value, dtype=torch.float64).reshape(1, -1, 1)
     value = torch.cat([torch.full_like(value, 9), value], -1)
-    counted = float(rollout.done[rollout.mask].sum()) if counted is None else counted
-    return outlook(rollout, rollout.cost, value).costs(counted)
+    return corrected_costs(rollout, rollout.cost, value)
 
 
 def test_an_unfinished_episode_counts_with_what_the_critic_expects_of_it():
@@ -83,13 +83,6 @@ def test_a_known_chance_of_ending_counts_instead_of_its_draw():
     assert corrected(rollout, [0, 0, 0, 0, 0]).tolist() == [2]
 
 
-def test_surprises_are_shared_among_the_ends_of_an_average_window():
-    # One episode of two ends here. The other's costs are no surprise of the first one alone.
-    rollout = window([1, 2, 4, 8], [False, True, False, False], [True, False, True, False], 1)
-    # (3 + 3)/2 as above, and 15 shared by 2.5
-    assert corrected(rollout, [3, 2, 3, 5, 6], counted=2.5).tolist() == [9]
-
-
 @pytest.mark.parametrize("missing", ["first", "end"])
 def test_without_a_first_or_a_last_decision_there_is_no_estimate(missing):
     first = [missing != "first", False]
@@ -100,6 +93,12 @@ def test_without_a_first_or_a_last_decision_there_is_no_estimate(missing):
 def test_a_collector_that_does_not_say_where_episodes_begin_is_refused():
     rollout = replace(window([1, 2], [False, True], [True, False], 1), first=None)
     with pytest.raises(InputError, match=r"corrected.*Rollout\.first.*corrected=false"):
+        corrected(rollout, [0, 0, 0])
+
+
+def test_an_environment_that_does_not_know_its_chance_of_ending_is_refused():
+    rollout = replace(window([1, 2], [False, True], [True, False], 1), ending=None)
+    with pytest.raises(InputError, match=r"corrected.*info\['termination'\].*corrected=false"):
         corrected(rollout, [0, 0, 0])
 
 
@@ -124,6 +123,7 @@ def test_an_update_is_expected_to_change_costs_by_what_it_made_more_and_less_lik
     )
     logp = torch.tensor([[0.75, 0.125, 0.9]], dtype=torch.float64).log()
     # ((1.5 − 1) · 4 + (0.5 − 1) · (−2)) / 2 episodes
-    assert expected_change(rollout, streams, logp, counted=2).tolist() == pytest.approx([1.5])
-    known = replace(rollout, ending=torch.tensor([[0.5, 1.0, 1.0]]))  # the last is masked
-    assert expected_change(known, streams, logp, counted=2).tolist() == pytest.approx([2.0])
+    assert expected_change(rollout, streams, logp, counted=9).tolist() == pytest.approx([1.5])
+    # of ends that nobody knows, the mean over windows counts, and not the two of this one
+    unknown = replace(rollout, ending=None)
+    assert expected_change(unknown, streams, logp, counted=4).tolist() == pytest.approx([0.75])
