@@ -131,17 +131,21 @@ def show(table: Summary, console: Console) -> None:
 
 
 def page_blocks(document: Mapping[str, Any]) -> dict[str, str]:
-    """The tables of docs/multipliers.md: the answers to a step, and what each change costs."""
-    table = document["table"]
-    steps = {name: table[name] for name in ("as it is", "limit steps down") if name in table}
+    """The tables of docs/multipliers.md: answers to a step, and what changes cost each problem."""
+    blocks = {}
+    for name in dict.fromkeys(run["problem"] for run in document["runs"]):
+        table = summary([run for run in document["runs"] if run["problem"] == name])
+        steps = {key: table[key] for key in ("as it is", "limit steps down") if key in table}
+        blocks[f"table:response_{name}"] = markdown((list(HEADS), rows_of(steps)))
+        blocks[f"table:changes_{name}"] = changes(table)
+    return blocks
+
+
+def changes(table: Summary) -> str:
+    """A row per condition, a column per rule."""
     rules = list(table["as it is"])
-    cells = [
-        [condition, *(pair(of.get(rule)) for rule in rules)] for condition, of in table.items()
-    ]
-    return {
-        "table:response": markdown((list(HEADS), rows_of(steps))),
-        "table:changes": markdown((["regret / violation %", *rules], cells)),
-    }
+    rows = [[condition, *(pair(of.get(rule)) for rule in rules)] for condition, of in table.items()]
+    return markdown((["regret / violation %", *rules], rows))
 
 
 def pair(found: Mapping[str, Any] | None) -> str:
