@@ -67,7 +67,9 @@ class Agent:
         self.envs = make_environments(env, config)
         torch.set_num_threads(config.threads)
         device = choose_device(config.device)
-        channels = probe_channels(self.envs, config.seed, required=config.constrained)
+        channels = probe_channels(
+            self.envs, config.seed, config.constrained, config.constraint.corrected
+        )
         names = cost_names(self.envs) or tuple(str(k) for k in range(channels))
         constraints = build_constraints(config, names)
         spaces = (self.envs.single_observation_space, self.envs.single_action_space)

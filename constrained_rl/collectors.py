@@ -28,15 +28,24 @@ from constrained_rl.cmdp import (
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.networks import ActingPolicy
 from constrained_rl.rollout import Episodes, Rollout
+from constrained_rl.streams import require_chance
 
 Array = NDArray[Any]
 
 
-def probe_channels(envs: VectorEnv[Any, Any, Any], seed: int, required: bool) -> int:
-    """Number of cost channels K, found by one random step; `InputError` if required and absent."""
+def probe_channels(
+    envs: VectorEnv[Any, Any, Any], seed: int, required: bool, corrected: bool = False
+) -> int:
+    """Number of cost channels K, found by one random step.
+
+    `InputError` if a cost is required and absent, or has to be corrected and the chance that an
+    episode ends is absent.
+    """
     envs.reset(seed=seed)
     envs.action_space.seed(seed)
     info = step_envs(envs, envs.action_space.sample())[4]
+    if corrected and required:
+        require_chance("termination" in info)
     if not required and "cost" not in info:
         return 0
     return len(read_cost(info, np.ones(envs.num_envs, dtype=bool), None)[0])

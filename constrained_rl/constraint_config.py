@@ -79,7 +79,8 @@ class ConstraintConfig(Section):
     """how J_C is estimated from finished episodes"""
     corrected: bool = False
     """correct each iteration's estimate by the cost critics, so that every decision counts and not
-    only episodes that finished (vector environments), see `streams.corrected_costs`"""
+    only episodes that finished; for environments that report their chance of ending, see
+    `streams.corrected_costs`"""
 
     @model_validator(mode="after")
     def _every_setting_counts(self) -> Self:

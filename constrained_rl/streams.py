@@ -68,11 +68,7 @@ def corrected_costs(
         InputError: the environment does not report its chance of ending, or the collector does not
             say where episodes begin.
     """
-    if rollout.ending is None:
-        raise InputError(
-            "constraint.corrected needs the chance that an episode ends, which the environment "
-            "does not report at every step (info['termination']); set constraint.corrected=false"
-        )
+    require_chance(rollout.ending is not None)
     if rollout.first is None:
         raise InputError(
             "constraint.corrected counts what the critics expect at the first decisions of "
@@ -87,6 +83,15 @@ def corrected_costs(
     delta = costs + (1 - ending.unsqueeze(-1)) * expected[:, 1:] - expected[:, :-1]
     surprise = delta[rollout.mask].double().sum(0) / ends
     return expected[:, :-1][rollout.first].double().mean(0) + surprise
+
+
+def require_chance(reported: bool) -> None:
+    """Raise `InputError` unless the environment reports its chance of ending at every step."""
+    if not reported:
+        raise InputError(
+            "constraint.corrected needs the chance that an episode ends, which the environment "
+            "does not report at every step (info['termination']); set constraint.corrected=false"
+        )
 
 
 def episode_ends(rollout: Rollout) -> Tensor:  # [B, T]

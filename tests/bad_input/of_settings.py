@@ -209,6 +209,15 @@ CASES = (
         ("constraint.per = 'group' is about responses that share a prompt", "per='all'"),
     ),
     Case(
+        "correction by chance",
+        "costs corrected where nobody knows the chance of ending",
+        train(SOUND, "constraint.corrected=true"),
+        (
+            "constraint.corrected needs the chance that an episode ends",
+            "constraint.corrected=false",
+        ),
+    ),
+    Case(
         "tail of groups",
         "a CVaR per prompt",
         train(SOUND, "constraint.per=group", "constraint.transform=cvar"),
