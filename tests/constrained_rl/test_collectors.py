@@ -166,6 +166,12 @@ def test_an_environment_without_cost_is_refused_only_where_a_cost_is_needed():
         probe_channels(envs, 0, required=True)
 
 
+def test_a_correction_is_refused_only_where_the_chance_of_ending_is_unknown():
+    assert probe_channels(make_vec(DETOUR, 2, 0), 0, required=True, corrected=True) == 1
+    with pytest.raises(InputError, match=r"needs the chance that an episode ends.*=false"):
+        probe_channels(two_environments(), 0, required=True, corrected=True)
+
+
 def test_without_cost_channels_the_rollout_has_none():
     rollout = collector_of(make_vec("CartPole-v1", 2, 0), 5, 0).collect()
     assert rollout.cost.shape == (2, 5, 0)
