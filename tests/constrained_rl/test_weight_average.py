@@ -58,12 +58,12 @@ def test_training_never_sees_the_mean_and_its_end_gives_it():
     plain, mean = (scale_free(HAZARD, average=share, **settings) for share in (0.0, 0.5))
     weights, rows = [], []
     for row in plain.iterate():
-        weights.append([p.detach().clone() for p in plain.policy.parameters()])
+        weights.append({name: x.clone() for name, x in plain.policy.state_dict().items()})
         rows.append({name: value for name, value in row.items() if "time" not in name})
     times = {name for name in row if name not in rows[0]}
     for expected, row in zip(rows, mean.iterate(), strict=True):
         assert {name: value for name, value in row.items() if name not in times} == expected
-    for place, parameter in enumerate(mean.policy.parameters()):
-        last = torch.stack([w[place] for w in weights[len(weights) // 2 :]])
-        torch.testing.assert_close(parameter.detach(), last.mean(0))
-        assert not torch.equal(parameter, weights[-1][place])
+    for name, value in mean.policy.state_dict().items():  # weights, statistics of observations
+        last = torch.stack([w[name] for w in weights[len(weights) // 2 :]])
+        torch.testing.assert_close(value, last.mean(0))
+        assert not torch.equal(value, weights[-1][name])
