@@ -11,6 +11,7 @@ sampled, and so does the mean of its last policies' weights, the result of the d
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import math
@@ -39,6 +40,7 @@ from resumable import (
 )
 
 from constrained_rl import Agent
+from constrained_rl.agent import evaluation_seed
 from constrained_rl.config import RunConfig
 from constrained_rl.envs import BUILT_IN
 from constrained_rl.envs.point import point_hazard_vec
@@ -150,21 +152,25 @@ def play(job: Job) -> Record:
     iterations = math.ceil(job.config.total_steps / agent.steps_per_iteration)
     average = WeightAverage(agent.policy, SHARE)
     start = time.process_time()
-    rows = []
+    rows, policies = [], []
     for number, row in enumerate(agent.iterate(), 1):
         rows.append(row)
         if number < iterations:
             average.observe(number, iterations)
+        if number > (1 - SHARE) * iterations:
+            policies.append(copy.deepcopy(agent.policy.state_dict()))
     seconds = time.process_time() - start
     limit = np.array(job.problem.limit)
     last = measure(agent, names, limit)
     average.observe(iterations, iterations)
     mean = measure(agent, names, limit)
+    mixed = mixture(agent, names, policies)
     agent.close()
     lam = np.array([column(rows, f"lambda/{name}") for name in names])
     return {
         "last": last,
         "mean": mean,
+        "mixture": mixed,
         "limit": limit.tolist(),
         "lambda": lam[:, int(SETTLED * len(rows)) :].mean(axis=1).tolist(),
         **over_training(np.array([column(rows, f"cost/{name}") for name in names]), limit),
@@ -183,6 +189,18 @@ def measure(agent: Agent, names: list[str], limit: Floats) -> Record:
         "violation": max(excess),
         "kept": [each <= TOLERANCE for each in excess],
     }
+
+
+def mixture(agent: Agent, names: list[str], policies: list[Any]) -> list[float]:
+    """Costs [K] of playing each of the policies equally often: what their mean should be like."""
+    episodes = max(2, EPISODES // len(policies))
+    costs = []
+    for number, policy in enumerate(policies):
+        agent.policy.load_state_dict(policy)
+        found = agent.evaluate(episodes, seed=evaluation_seed(agent.config.seed) + 1 + number)
+        costs.append([found.intervals()[f"cost/{name}"].value for name in names])
+    mean: list[float] = np.mean(costs, axis=0).tolist()
+    return mean
 
 
 def over_training(cost: Floats, limit: Floats) -> Record:

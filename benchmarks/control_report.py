@@ -21,11 +21,11 @@ HEADS = (
     "costs (limits)",
     "violation %: mean, worst",
     "within 5 %",
+    "mixture's costs",
     "last policy: violation %",
     "within 5 %",
     "λ",
     "while training %",
-    "first kept %",
     "CPU s",
 )
 CENT = 100
@@ -58,6 +58,7 @@ def figures(runs: Sequence[Mapping[str, Any]], reward: float, cost: float) -> Ro
         "return": [run["mean"]["return"]["value"] / reward for run in runs],
         "cost": (costs.mean(axis=0) / cost).tolist(),
         "limit": (np.array(runs[0]["limit"]) / cost).tolist(),
+        "mixture": (np.mean([run["mixture"] for run in runs], axis=0) / cost).tolist(),
         "mean": kept_limits([run["mean"] for run in runs]),
         "last": kept_limits([run["last"] for run in runs]),
         "lambda": (np.mean([run["lambda"] for run in runs], axis=0) * cost / reward).tolist(),
@@ -83,15 +84,15 @@ def cells(row: Row) -> list[str]:
     if row["failed"]:
         return [*names, f"{row['failed']} failed", *["–"] * (len(HEADS) - 4)]
     pairs = zip(row["cost"], row["limit"], strict=True)
-    begun = row["feasible_from"]
     return [
         *names,
         " ".join(f"{value:.2f}" for value in row["return"]).replace("-", "−"),
         ", ".join(f"{cost:.3g} ({limit:.3g})" for cost, limit in pairs),
-        *(text for kind in ("mean", "last") for text in limits_text(row[kind], row["seeds"])),
+        *limits_text(row["mean"], row["seeds"]),
+        ", ".join(f"{cost:.3g}" for cost in row["mixture"]),
+        *limits_text(row["last"], row["seeds"]),
         ", ".join(f"{each:.3g}" for each in row["lambda"]),
         f"{CENT * row['violation_regret']:.0f}",
-        "never" if begun is None else f"{CENT * begun:.0f}",
         f"{row['cpu_seconds']:.0f}",
     ]
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,7 +42,26 @@ def test_one_iteration_of_every_rule_makes_a_row(control, monkeypatch, tmp_path,
             assert policy["violation"] == pytest.approx(max(cost["value"] / 2 - 1, 0), rel=1e-4)
             assert policy["kept"] == [cost["value"] <= 2.1]
         assert run["last"] == run["mean"]  # of one iteration
+        assert len(run["mixture"]) == 1
     assert "PointHazard" in capsys.readouterr().out
+
+
+def test_a_mixture_plays_every_policy_as_often_on_episodes_of_its_own(control):
+    class Played:
+        """An agent whose policies cost what they are called."""
+
+        policy = SimpleNamespace(load_state_dict=lambda state: costs.append(state))
+        config = SimpleNamespace(seed=0)
+
+        def evaluate(self, episodes, seed):
+            asked.append((episodes, seed))
+            found = {"cost/a": SimpleNamespace(value=costs[-1])}
+            return SimpleNamespace(intervals=lambda: found)
+
+    costs, asked = [], []
+    assert control.mixture(Played(), ["a"], [1.0, 6.0]) == [3.5]
+    assert [episodes for episodes, _ in asked] == [8, 8]
+    assert len({seed for _, seed in asked}) == 2
 
 
 def test_other_units_are_other_numbers_of_the_same_episodes(control):
@@ -75,6 +95,7 @@ def test_units_are_divided_out(control):
         "rule": "scale_free",
         "mean": mean | {"kept": [False]},
         "last": mean | {"kept": [True], "violation": 0.0},
+        "mixture": [0.04],
         "limit": [0.02],
         "lambda": [5000.0],
         "violation_regret": 0.1,
@@ -86,7 +107,8 @@ def test_units_are_divided_out(control):
     found = [*row["return"], *row["cost"], *row["limit"], *row["lambda"]]
     assert found == pytest.approx([9.0, 3.0, 2.0, 0.5])
     assert (row["mean"]["within"], row["last"]["within"], row["feasible_from"]) == (0, 1, None)
-    assert control_report.cells(row)[5:9] == ["50.0, 50.0", "0 of 1", "0.0, 0.0", "1 of 1"]
+    expected = ["50.0, 50.0", "0 of 1", "4", "0.0, 0.0", "1 of 1"]
+    assert control_report.cells(row)[5:10] == expected
 
 
 def test_a_failed_run_is_a_row_that_says_so(control):
