@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from enumerable_language import EVERY, LIMIT, STREAMS, problem_of
+from enumerable_cases import EVERY, LIMIT, STREAMS, problem_of
 from resumable import IMAGES
 
 from constrained_rl.advantages import KLStreams

@@ -23,6 +23,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from enumerable_cases import (
+    BETA,
+    CONTROLLERS,
+    EVERY,
+    LIMIT,
+    PPO,
+    STREAMS,
+    TASK,
+    problem_of,
+)
+from enumerable_figure import draw
 from over_seeds import interval
 from resumable import (
     LIBRARY,
@@ -44,52 +55,19 @@ from constrained_rl.settings import validate
 from llm_env.config import AlignConfig
 from llm_env.enumerable.language import by_table, log_probabilities
 from llm_env.enumerable.optimum import Infeasible, Optimum, evaluate, solve
-from llm_env.enumerable.problem import Floats, Problem
-from llm_env.enumerable.small_world import LONGEST, SmallWorld, small_world
+from llm_env.enumerable.problem import Floats
+from llm_env.enumerable.small_world import SmallWorld, small_world
 from llm_env.one_shot.estimate import Samples, effective_sizes
 from llm_env.safe_rlhf import alignment
 
 PACKAGES = (LIBRARY, ROOT / "llm_env")
-STREAMS: tuple[KLStreams, ...] = ("reward", "both")
-BETA, LIMIT = 0.3, -0.5
 TARGET = 0.98  # of the share
-CONTROLLERS: dict[str, dict[str, object]] = {
-    "scale_free": {"kind": "scale_free"},
-    "pid": {"kind": "pid", "kp": 0.5, "ki": 0.05},
-    "linear": {"kind": "gradient", "learning_rate": 0.05},
-    "log": {"kind": "gradient", "learning_rate": 0.05, "initial": 1.0, "parameterization": "log"},
-}
 DEFAULT = "scale_free"
 ITERATIONS, QUICK_ITERATIONS = 400, 10
 REPETITIONS = 20  # of every one-shot estimate
 LABELS = ("kl_streams", "controller", "seed", "iterations")
-PPO: dict[str, object] = {
-    "kl_coefficient": BETA,
-    "epochs": 1,
-    "minibatches": 4,
-    "schedule": "linear",
-    "learning_rate": 3e-3,
-    "critic_learning_rate": 3e-3,
-    "value_clip": None,
-    "entropy": 0.3,
-    "entropy_schedule": "linear",
-}
-TASK: dict[str, object] = {
-    "prompts": 512,
-    "max_new_tokens": LONGEST,
-    "limit": LIMIT,
-    "constraint": {"transform": "identity"},
-}
-EVERY = 5
-"""iterations between two λ of the figure"""
 EDGES = (1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 20.0, 50.0, 1000.0)
 Row = dict[str, Any]
-
-
-def problem_of(world: SmallWorld, kl_streams: KLStreams, beta: float = BETA) -> Problem:
-    """The language as an exact problem."""
-    cost, limit = world.cost[None], np.array([LIMIT])
-    return Problem(world.log_reference, world.reward, cost, limit, beta, kl_streams)
 
 
 def run(kl_streams: KLStreams, controller: str, seed: int, iterations: int) -> Row:
@@ -309,8 +287,6 @@ def main(words: list[str] | None = None) -> int:
     part = arguments.quick or arguments.iterations or len(fine) < len(runs) + len(estimates)
     keep_result(document, arguments, None if part else "enumerable_language")
     if not part:
-        from enumerable_figure import draw
-
         draw(document["runs"])
     if arguments.json:
         print(json.dumps(document, allow_nan=False))
