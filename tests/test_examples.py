@@ -43,7 +43,7 @@ def run_shortened(name, tmp_path, **replacements):
 
 def test_ones_own_environment_trains(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    steps, episodes = ("100_000", "4_096"), ("evaluate(100)", "evaluate(4)")
+    steps, episodes = ("150_000", "4_096"), ("evaluate(100)", "evaluate(4)")
     names = run_shortened("own_environment.py", tmp_path, steps=steps, episodes=episodes)
     agent = names["agent"]
     assert agent.parts.collector.cost_names == ("energy", "cold")

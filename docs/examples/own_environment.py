@@ -6,8 +6,8 @@ from my_env import Room  # its step returns info["cost"] = [energy, cold]
 
 import constrained_rl as crl
 
-agent = crl.ppo_lagrangian(Room, limit=(29.0, 9.0))
-agent.train(100_000)
+agent = crl.scale_free(Room, limit=(29.0, 9.0))
+agent.train(150_000)
 print(agent.evaluate(100).intervals())
 
 # somebody else's environment gets its costs by functions
