@@ -94,7 +94,10 @@ class Agent:
         return self.envs.num_envs * self.config.ppo.horizon
 
     def iterate(self, steps: int | None = None) -> Iterator[Metrics]:
-        """Train for `steps` more decisions (default: the config's), yielding every iteration."""
+        """Train for `steps` more decisions (default: the config's), yielding every iteration.
+
+        Schedules and `average` end with them.
+        """
         wanted = self.config.total_steps if steps is None else steps
         return self.iterate_until(
             self.parts.iteration + math.ceil(wanted / self.steps_per_iteration)

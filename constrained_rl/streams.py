@@ -58,7 +58,7 @@ def corrected_costs(
     with p_t the probability that the episode ends at t, which the environment knows. Over a whole
     episode E Σ δ = E C − V(s_0), so any V leaves the expectation alone, and a good one leaves no
     noise in it: the control variate of doubly robust estimates (Jiang & Li 2016, eq. 10, on
-    policy). None without a first decision.
+    policy). None without a first decision or a chance of an end.
 
     Ends that are counted would not do. Under them Σ δ telescopes to Σ c and the window's edges, so
     nothing is gained, and they come in bursts, since episodes that began together end together: a
