@@ -238,7 +238,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=positive, default=3, help="of every rule")
+    parser.add_argument("--seeds", type=positive, default=5, help="of every rule")
     add_options(parser, "control")
     arguments = parser.parse_args(words)
     jobs = jobs_of(arguments.seeds, arguments.iterations)
