@@ -1,7 +1,7 @@
 """Does λ's rule carry over to networks? On four problems, and on one of them in other units.
 
     python benchmarks/control.py              # everything; can be killed, goes on
-    python benchmarks/control.py --seeds 0    # one seed of each
+    python benchmarks/control.py --seeds 1    # one seed of each
 
 Every rule trains with the same settings of a problem. Its last policy plays fresh episodes,
 sampled, and so does the mean of its last policies' weights, the result of the default preset
@@ -157,7 +157,7 @@ def play(job: Job) -> Record:
         rows.append(row)
         if number < iterations:
             average.observe(number, iterations)
-        if number > (1 - SHARE) * iterations:
+        if average.covers(number, iterations):
             policies.append(copy.deepcopy(agent.policy.state_dict()))
     seconds = time.process_time() - start
     limit = np.array(job.problem.limit)
@@ -197,8 +197,9 @@ def mixture(agent: Agent, names: list[str], policies: list[Any]) -> list[float]:
     costs = []
     for number, policy in enumerate(policies):
         agent.policy.load_state_dict(policy)
-        found = agent.evaluate(episodes, seed=evaluation_seed(agent.config.seed) + 1 + number)
-        costs.append([found.intervals()[f"cost/{name}"].value for name in names])
+        seed = evaluation_seed(agent.config.seed) + 1 + number
+        found = agent.evaluate(episodes, seed=seed).intervals()
+        costs.append([found[f"cost/{name}"].value for name in names])
     mean: list[float] = np.mean(costs, axis=0).tolist()
     return mean
 

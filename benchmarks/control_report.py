@@ -79,7 +79,7 @@ def kept_limits(policies: Sequence[Mapping[str, Any]]) -> Row:
 
 
 def cells(row: Row) -> list[str]:
-    """A row as text; the return of every seed, as three have no interval worth its name."""
+    """A row as text; the return of every seed, as so few have no interval worth its name."""
     names = [row["problem"], row["rule"], str(row["seeds"])]
     if row["failed"]:
         return [*names, f"{row['failed']} failed", *["–"] * (len(HEADS) - 4)]

@@ -68,7 +68,10 @@ class Agent:
         torch.set_num_threads(config.threads)
         device = choose_device(config.device)
         channels = probe_channels(
-            self.envs, config.seed, config.constrained, config.constraint.corrected
+            self.envs,
+            config.seed,
+            required=config.constrained,
+            corrected=config.constraint.corrected,
         )
         names = cost_names(self.envs) or tuple(str(k) for k in range(channels))
         constraints = build_constraints(config, names)

@@ -95,10 +95,9 @@ def require_chance(reported: bool) -> None:
 
 
 def episode_ends(rollout: Rollout) -> Tensor:  # [B, T]
-    """1 where an episode ends; where it is chance and known, its probability."""
+    """Probability that an episode ends, as the environment reports it; 1 where it is truncated."""
+    assert rollout.ending is not None
     done = rollout.done.to(torch.get_default_dtype())
-    if rollout.ending is None:
-        return done
     truncated = rollout.done & ~rollout.terminated
     return torch.where(truncated, done, rollout.ending.to(done))
 

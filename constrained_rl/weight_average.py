@@ -29,9 +29,13 @@ class WeightAverage:
         self._policy, self._share = policy, share
         self._mean = AveragedModel(policy, use_buffers=True)
 
+    def covers(self, iteration: int, iterations: int) -> bool:
+        """Whether the weights after an iteration, counted from 1, belong to the mean."""
+        return iteration > (1 - self._share) * iterations
+
     def observe(self, iteration: int, iterations: int) -> None:
         """Take in the weights after an iteration, counted from 1; after the last, put θ̄ there."""
-        if iteration > (1 - self._share) * iterations:
+        if self.covers(iteration, iterations):
             self._mean.update_parameters(self._policy)
         if iteration == iterations:
             self._policy.load_state_dict(self._mean.module.state_dict())

@@ -7,7 +7,15 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from constrained_rl.agent import build
+from constrained_rl.checkpoint import pack, unpack
 from constrained_rl.costs import Cost
+
+
+def restored(state):
+    """A state after its way through a checkpoint."""
+    tensors = {}
+    packed = pack(state, tensors)
+    return unpack(packed, tensors)
 
 
 class Scripted(gymnasium.Env):

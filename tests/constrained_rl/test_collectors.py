@@ -3,13 +3,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from constrained_rl.checkpoint import pack, unpack
 from constrained_rl.cmdp import make_vec
 from constrained_rl.collectors import VectorCollector, Windowing, probe_channels
 from constrained_rl.config import NetworkConfig
 from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.networks import MLPPolicy
-from tests.constrained_rl.helpers import CARTPOLE, DETOUR, Scripted, tiny, vector
+from tests.constrained_rl.helpers import CARTPOLE, DETOUR, Scripted, restored, tiny, vector
 
 
 class Zeros:
@@ -139,8 +138,7 @@ def test_a_restored_collector_repeats_the_burn_in_of_a_restart_only(env_id, wind
         original.collect()
     original.at_checkpoint(77)
     copy.collect()
-    tensors = {}
-    copy.load_state_dict(unpack(pack(original.state_dict(), tensors), tensors))
+    copy.load_state_dict(restored(original.state_dict()))
     for _ in range(3):
         assert rollouts_equal(original.collect(), copy.collect())
 
@@ -205,9 +203,7 @@ def test_a_restored_collector_continues_to_the_last_bit(env_id, windows):
     for _ in range(windows):
         original.collect()
     original.at_checkpoint(77)
-    tensors = {}
-    packed = pack(original.state_dict(), tensors)
-    copy.load_state_dict(unpack(packed, tensors))
+    copy.load_state_dict(restored(original.state_dict()))
     for _ in range(4):
         assert rollouts_equal(original.collect(), copy.collect())
 
@@ -217,10 +213,9 @@ def test_processes_play_the_same_episodes_and_restart_at_checkpoints_too():
     for _ in range(3):
         assert rollouts_equal(sync.collect(), processes.collect())
     processes.at_checkpoint(77)
-    tensors = {}
-    packed = pack(processes.state_dict(), tensors)
+    state = restored(processes.state_dict())
     copy = real_collector(CARTPOLE, seed=9, vectorization="async")
-    copy.load_state_dict(unpack(packed, tensors))
+    copy.load_state_dict(state)
     for _ in range(3):
         assert rollouts_equal(processes.collect(), copy.collect())
     for collector in (processes, copy):

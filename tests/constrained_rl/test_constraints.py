@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from constrained_rl.checkpoint import pack, unpack
 from constrained_rl.constraints import Constraint, Constraints, Signal
 from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.estimators import EMA, Mean, Upper, Window
 from constrained_rl.rollout import Episodes, Rollout, Streams
+from tests.constrained_rl.helpers import restored
 
 
 def tensor(*values):
@@ -32,13 +32,6 @@ def streams(channels=1, corrected=None, group=None):
     mask = torch.ones(1, 3, dtype=torch.bool)
     value = torch.zeros_like(advantage)
     return Streams(none, none, mask, none, value, advantage, False, None, group, corrected)
-
-
-def restored(state):
-    """A state after its way through a checkpoint."""
-    tensors = {}
-    packed = pack(state, tensors)
-    return unpack(packed, tensors)
 
 
 @pytest.mark.parametrize("limit", [float("nan"), float("inf"), -float("inf")])

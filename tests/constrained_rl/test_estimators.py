@@ -5,19 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from constrained_rl.checkpoint import pack, unpack
 from constrained_rl.estimators import EMA, Mean, Tail, Upper, Window
+from tests.constrained_rl.helpers import restored
 
 
 def tensor(*values):
     return torch.tensor(values, dtype=torch.float64)
-
-
-def restored(state):
-    """A state after its way through a checkpoint."""
-    tensors = {}
-    packed = pack(state, tensors)
-    return unpack(packed, tensors)
 
 
 def test_mean_forgets_the_iteration_before():
