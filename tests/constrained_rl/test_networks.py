@@ -11,8 +11,9 @@ from torch.distributions.transforms import TanhTransform
 from torch.testing import assert_close
 
 from constrained_rl.config import NetworkConfig
+from constrained_rl.encoder import RunningNorm
 from constrained_rl.errors import InputError
-from constrained_rl.networks import MLPPolicy, RunningNorm, StackedCritic
+from constrained_rl.networks import MLPPolicy, StackedCritic
 from tests.constrained_rl.test_rollout import make_rollout
 
 PLAIN = NetworkConfig(hidden=(8,), normalize_observations=False)
