@@ -5,7 +5,7 @@ Absent: creating environments and vector environments, see `check`. Letters: K c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,10 @@ import numpy as np
 from gymnasium.wrappers import TimeLimit
 
 from constrained_rl.cmdp import AnyEnv, Floats
-from constrained_rl.costs import CURE, are_names, short
+from constrained_rl.costs import CURE, are_names
+from constrained_rl.errors import short
 from constrained_rl.findings import Finding
+from constrained_rl.returned import reset_pair
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Step:
 class Played:
     """Some episodes of a single environment."""
 
-    resets: tuple[tuple[Any, dict[str, Any]], ...]
+    resets: tuple[tuple[Any, Mapping[str, Any]], ...]
     steps: tuple[Step, ...]
 
     def costs(self) -> list[Any]:
@@ -42,12 +44,12 @@ class Played:
 def play(env: AnyEnv, seed: int, steps: int) -> Played:
     """Random actions from `seed`; episodes follow one another."""
     env.action_space.seed(seed)
-    resets, played = [env.reset(seed=seed)], []
+    resets, played = [reset_pair(env, {"seed": seed})], []
     for _ in range(steps):
         obs, _, terminated, truncated, info = env.step(env.action_space.sample())
         played.append(Step(obs, info, bool(terminated or truncated)))
         if played[-1].ended:
-            resets.append(env.reset())
+            resets.append(reset_pair(env, {}))
     return Played(tuple(resets), tuple(played))
 
 

@@ -129,5 +129,5 @@ def _categories(space: gymnasium.Space[object]) -> tuple[tuple[int, ...], tuple[
 
 def _resolution(space: spaces.Box) -> float:
     """Relative spacing of a box's numbers; whole numbers are exact."""
-    floating = np.issubdtype(space.dtype, np.floating)
-    return float(np.finfo(space.dtype).eps) if floating else 0.0
+    kind = np.dtype(space.dtype)
+    return float(np.finfo(kind.name).eps) if kind.kind == "f" else 0.0

@@ -21,6 +21,7 @@ from constrained_rl.envs.problems import PROBLEMS, cmdp_of
 from constrained_rl.envs.tabular import tabular_vec
 from constrained_rl.errors import InputError
 from constrained_rl.finite import FiniteCMDP, load_cmdp
+from constrained_rl.normalizers import require_no_statistics
 from constrained_rl.spaces import require_action_space, require_observation_space
 
 VectorEnvironment = VectorEnv[Any, Any, Any]
@@ -40,6 +41,7 @@ def make_environments(env: Environment | None, config: RunConfig) -> VectorEnvir
         env = section.id if section.file is None else read_problem(section)
     if isinstance(env, VectorEnv):
         require_next_step(env)
+        require_no_statistics(env)
         envs: VectorEnvironment = env
     elif isinstance(env, FiniteCMDP | Path):
         cmdp = env if isinstance(env, FiniteCMDP) else load_cmdp(env)

@@ -1,0 +1,276 @@
+"""What `reset` and `step` of an environment return: taken for what it is, or refused by name.
+
+A number may come as an array or a tensor of one element, a flag also as 0 or 1. `SubEnvironment`
+holds a single environment to that before a vector environment puts several together, the functions
+on arrays do it afterwards. Absent: costs, see `costs` and `cmdp`.
+
+Letters: N sub-environments.
+"""
+
+import re
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+from torch import Tensor
+
+from constrained_rl.errors import InputError, short
+from constrained_rl.normalizers import require_no_statistics
+
+Array = NDArray[Any]
+AnyEnv = gymnasium.Env[Any, Any]
+
+FIVE = (
+    "Six, with the cost in the middle: wrap it in constrained_rl.FromSixTuple(env). Four: it is a "
+    "Gym environment from before 0.26"
+)
+READ = ("cost", "termination")
+"""the infos that training reads"""
+SIGNATURE = "def reset(self, *, seed=None, options=None), which returns (observation, info)"
+
+
+class SubEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A single environment whose observations, numbers and flags a vector environment can stack.
+
+    Infos keep what training reads, "cost" and "termination": Gymnasium can put others together only
+    if they have one type and shape in all sub-environments. A reset pays nothing.
+    """
+
+    def __init__(self, env: AnyEnv) -> None:
+        super().__init__(env)
+        self._shape = env.observation_space.shape  # None where there are several parts
+        self._begun = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; seed and options are passed on where they are given."""
+        if not self._begun:  # not when it is made: a process that ends then says nothing
+            require_no_statistics(self.env)
+            self._begun = True
+        given = {"seed": seed, "options": options}
+        obs, _ = reset_pair(self.env, {key: x for key, x in given.items() if x is not None})
+        self._require_shape(obs)
+        return obs, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:  # noqa: ANN401
+        """Play one action."""
+        found: Any = self.env.step(action)
+        if not isinstance(found, tuple) or len(found) != 5:
+            count = len(found) if isinstance(found, tuple) else type(found).__name__
+            raise InputError(
+                f"step of a sub-environment returned another number of values ({count}) than "
+                f"Gymnasium's five. {FIVE}"
+            )
+        obs, reward, terminated, truncated, info = found
+        self._require_shape(obs)
+        if not isinstance(info, Mapping):
+            raise InputError(f"the info of {self.env} is {short(info)}, expected a dict")
+        kept: dict[str, Any] = {key: info[key] for key in READ if key in info}
+        if "cost" in kept:
+            _require_packable(kept["cost"])
+        ended = flag("terminated", terminated), flag("truncated", truncated)
+        return obs, number("reward", reward), *ended, kept
+
+    def _require_shape(self, obs: Any) -> None:  # noqa: ANN401
+        if self._shape is not None and np.shape(obs) != self._shape:
+            raise InputError(
+                f"an observation of {self.env} has shape {np.shape(obs)}, but its observation "
+                f"space {self.env.observation_space} has {self._shape}: {short(obs)}. Return what "
+                "the space says, or correct observation_space"
+            )
+
+
+def reset_pair(env: Any, given: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:  # noqa: ANN401
+    """Reset with what is given; `InputError` unless it takes that and returns (obs, info)."""
+    try:
+        found = env.reset(**given)
+    except TypeError as error:
+        require_known_arguments(error, str(env))
+        raise
+    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping):
+        return found
+    raise InputError(
+        f"reset of {env} returned {short(found)}, expected the pair (observation, info) with a "
+        f"dict as info, as Gymnasium since 0.26: {SIGNATURE}"
+    )
+
+
+def require_known_arguments(error: Exception, subject: str) -> None:
+    """Explain a `reset` that does not take `seed` or `options`."""
+    unknown = re.search(r"reset\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    if unknown:
+        raise InputError(
+            f"reset of {subject} takes no {unknown[1]} ({error}), as in Gym before 0.26; write it "
+            f"as {SIGNATURE} and draws its random numbers from self.np_random after "
+            "super().reset(seed=seed)"
+        ) from error
+
+
+def number(name: str, value: object) -> float:
+    """A number, also as an array or tensor of one element."""
+    if isinstance(value, float | int | np.floating | np.integer):
+        return float(value)
+    array = as_array(value)
+    if array.size != 1 or array.dtype.kind not in "bifu":
+        raise InputError(
+            f"the {name} is {short(value)} of shape {array.shape}, expected one number: return "
+            f"float({name})"
+        )
+    return float(array.item())
+
+
+def flag(name: str, value: object) -> bool:
+    """A truth value, also as 0 or 1, or as an array or tensor of one element."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    array = as_array(value)
+    if array.size != 1 or array.dtype.kind not in "bifu" or array.item() not in (0, 1):
+        raise InputError(
+            f"the flag {name} is {short(value)} of shape {array.shape}, expected True or False: "
+            f"return bool({name})"
+        )
+    return bool(array.item())
+
+
+def numbers(name: str, value: object, count: int) -> Array:  # [N]
+    """One number of each of `count` sub-environments, also as a column [N, 1]."""
+    array = as_array(value)
+    if array.dtype.kind in "bifu":
+        if array.shape == (count,):
+            return array
+        if array.shape[:1] == (count,) and array.size == count:
+            return array.reshape(count)
+    raise InputError(
+        f"the vector environment returned {name} of shape {array.shape} and dtype {array.dtype}, "
+        f"expected ({count},): one number for each sub-environment"
+    )
+
+
+def flags(name: str, value: object, count: int) -> NDArray[np.bool_]:  # [N]
+    """One truth value of each of `count` sub-environments, also as 0 or 1."""
+    array = numbers(name, value, count)
+    if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
+        raise InputError(
+            f"the vector environment returned {name} = {short(array)}, expected truth values, or 0 "
+            "and 1, as in Gymnasium"
+        )
+    return array.astype(np.bool_, copy=False)
+
+
+def as_array(value: Any) -> Array:  # noqa: ANN401  an array or a tensor
+    """As NumPy's, wherever it lies."""
+    return value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
+
+
+def require_in_space(
+    obs: Any,  # noqa: ANN401  [N, …], arrays or tensors
+    envs: VectorEnv[Any, Any, Any],
+) -> None:
+    """Refuse a batch of another shape than `envs` declares, and categories that do not exist."""
+    space = envs.single_observation_space
+    if space.shape is None:
+        return
+    expected = (envs.num_envs, *space.shape)
+    if np.shape(obs) != expected:
+        raise InputError(
+            f"{envs} returned observations of shape {np.shape(obs)}, expected {expected}: one "
+            f"of {space} for each sub-environment. Correct what it returns, or its spaces"
+        )
+    require_categories(obs, space)
+
+
+def require_categories(obs: object, space: gymnasium.Space[Any]) -> None:
+    """Refuse numbers that stand for no category of a Discrete or MultiDiscrete space."""
+    if not isinstance(obs, np.ndarray):
+        return
+    if isinstance(space, gymnasium.spaces.Discrete):
+        low, high = space.start, space.start + space.n
+    elif isinstance(space, gymnasium.spaces.MultiDiscrete):
+        low, high = space.start, space.start + space.nvec
+    else:
+        return
+    outside = (obs < low) | (obs >= high)
+    if outside.any():
+        raise InputError(
+            f"observations hold {obs[outside][0]}, which is no category of {space}; correct the "
+            "environment's observations or its observation_space"
+        )
+
+
+def explained(error: Exception, envs: VectorEnv[Any, Any, Any]) -> InputError | None:
+    """What is wrong with what sub-environments returned, where Gymnasium could not use it.
+
+    None for an error of the environment's own code, and for everything else.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    packing = [frame for frame, _ in frames if frame.f_code.co_name == "_add_info"]
+    if packing:
+        return _of_infos(packing[-1].f_locals.get("key"), error)
+    if is_other_length(error):
+        return InputError(
+            "step of a sub-environment returned another number of values than Gymnasium's five "
+            f"({error}). {FIVE}"
+        )
+    if isinstance(error, TypeError):
+        require_known_arguments(error, f"a sub-environment of {envs}")
+    files = [frame.f_code.co_filename for frame, _ in frames]
+    for note in getattr(error, "__notes__", ()):  # of a process that stepped an environment
+        files += re.findall(r'File "(.+?)", line', note)
+    if isinstance(error, VALUES) and all(map(_is_machinery, files)):
+        return InputError(
+            f"Gymnasium cannot use what the sub-environments of {envs} returned: "
+            f"{type(error).__name__}: {error}. Expected: reset returns (observation, info), step "
+            "(observation, reward, terminated, truncated, info), with observations of "
+            f"{envs.single_observation_space}, a float, two bools and a dict. Given functions that "
+            "make one environment each, instead of a vector environment, more can be said"
+        )
+    return None
+
+
+VALUES = (ValueError, TypeError, AttributeError, AssertionError, IndexError)
+_GYMNASIUM, _NUMPY, _OURS = (
+    str(Path(file).parent) + "/" for file in (gymnasium.__file__, np.__file__, __file__)
+)
+
+
+def _is_machinery(file: str) -> bool:
+    """Whether code stacks or passes on values, unlike that of an environment."""
+    environments = (f"{_GYMNASIUM}envs/", f"{_OURS}envs/")
+    return file.startswith((_GYMNASIUM, _NUMPY, _OURS)) and not file.startswith(environments)
+
+
+def _of_infos(key: object, error: Exception) -> InputError:
+    if key == "cost":
+        return InputError(
+            f"the infos of the sub-environments do not fit into one array: {error}. Each of "
+            'them has to return info["cost"] with the same number of channels at every step; '
+            "wrap each in Cost(env, names=…), which checks that"
+        )
+    return InputError(
+        f'info["{key}"] of the sub-environments does not fit into one array: {error}. Gymnasium '
+        "stacks every info, so it needs one type and shape at every step of each; training reads "
+        'only info["cost"]. Leave it out, pad it, or give functions that make one environment each '
+        "instead of a vector environment: other infos are then left out"
+    )
+
+
+def is_other_length(error: Exception) -> bool:
+    """Whether Gymnasium refused a step because it returned another number of values than five."""
+    text = str(error)
+    return "to unpack (expected 5" in text or "five element tuple" in text
+
+
+def _require_packable(cost: object) -> None:
+    """Refuse a cost that Gymnasium would store as an object, or could not store."""
+    if not isinstance(cost, float | int | np.generic | np.ndarray):
+        raise InputError(
+            f'info["cost"] is {short(cost)}, of type {type(cost).__name__}, expected a float or a '
+            "float64 array [K]: return float(cost) or np.asarray(cost, dtype=np.float64), or wrap "
+            "the environment in Cost(env), which casts"
+        )
