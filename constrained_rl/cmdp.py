@@ -11,7 +11,7 @@ Letters: N sub-environments, K cost channels.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -22,11 +22,12 @@ from constrained_rl.costs import CURE, are_names, function_name
 from constrained_rl.errors import InputError, short
 from constrained_rl.faults import where_raised
 from constrained_rl.processes import LeavesSignals, of_processes
-from constrained_rl.registered import find_spec
+from constrained_rl.registered import Vectorization, find_spec
 from constrained_rl.returned import (
     SubEnvironment,
     as_array,
     explained,
+    five_values,
     flags,
     numbers,
     require_in_space,
@@ -39,7 +40,6 @@ Bools = NDArray[np.bool_]
 AnyEnv = gymnasium.Env[Any, Any]
 AnyVectorEnv = VectorEnv[Any, Any, Any]
 Factory = Callable[[], AnyEnv]
-Vectorization = Literal["auto", "sync", "async"]
 
 
 @runtime_checkable
@@ -169,13 +169,7 @@ def step_envs(
     on a device or use 0 and 1.
     """
     with _explaining(envs):
-        found: Any = envs.step(actions)
-    if not isinstance(found, tuple) or len(found) != 5:
-        count = len(found) if isinstance(found, tuple) else type(found).__name__
-        raise InputError(
-            f"step of {envs} returned another number of values ({count}) than Gymnasium's five: "
-            "observations, rewards, terminations, truncations, infos"
-        )
+        found = five_values(envs, envs.step(actions))
     obs, reward, terminated, truncated, info = found
     require_in_space(obs, envs)
     return (

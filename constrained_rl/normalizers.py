@@ -39,9 +39,9 @@ def require_no_statistics(env: Thing) -> None:
 def _ask_processes(envs: AsyncVectorEnv) -> None:
     for attribute, name in _STATISTICS.items():
         # Asked first, because a process ends when it lacks an attribute.
-        if all(envs.call("has_wrapper_attr", attribute)):
-            if any(envs.call("get_wrapper_attr", "update_running_mean")):
-                raise _refusal(f"gymnasium.wrappers.{name}")
+        known = all(envs.call("has_wrapper_attr", attribute))
+        if known and any(envs.call("get_wrapper_attr", "update_running_mean")):
+            raise _refusal(f"gymnasium.wrappers.{name}")
 
 
 def _refusal(name: str) -> InputError:

@@ -29,8 +29,6 @@ FIVE = (
     "Six, with the cost in the middle: wrap it in constrained_rl.FromSixTuple(env). Four: it is a "
     "Gym environment from before 0.26"
 )
-READ = ("cost", "termination")
-"""the infos that training reads"""
 SIGNATURE = "def reset(self, *, seed=None, options=None), which returns (observation, info)"
 
 
@@ -60,41 +58,57 @@ class SubEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:  # noqa: ANN401
         """Play one action."""
-        found: Any = self.env.step(action)
-        if not isinstance(found, tuple) or len(found) != 5:
-            count = len(found) if isinstance(found, tuple) else type(found).__name__
-            raise InputError(
-                f"step of a sub-environment returned another number of values ({count}) than "
-                f"Gymnasium's five. {FIVE}"
-            )
-        obs, reward, terminated, truncated, info = found
+        obs, reward, terminated, truncated, info = five_values(self.env, self.env.step(action))
         self._require_shape(obs)
-        if not isinstance(info, Mapping):
+        if type(reward) is not float:
+            reward = number("reward", reward)
+        if type(terminated) is not bool or type(truncated) is not bool:
+            terminated, truncated = flag("terminated", terminated), flag("truncated", truncated)
+        return obs, reward, terminated, truncated, self._read(info)
+
+    def _read(self, info: Any) -> dict[str, Any]:  # noqa: ANN401
+        """The part of an info that training reads."""
+        if type(info) is not dict and not isinstance(info, Mapping):
             raise InputError(f"the info of {self.env} is {short(info)}, expected a dict")
-        kept: dict[str, Any] = {key: info[key] for key in READ if key in info}
-        if "cost" in kept:
-            _require_packable(kept["cost"])
-        ended = flag("terminated", terminated), flag("truncated", truncated)
-        return obs, number("reward", reward), *ended, kept
+        kept = {}
+        if "cost" in info:
+            kept["cost"] = cost = info["cost"]
+            if type(cost) is not np.ndarray and type(cost) is not float:
+                _require_packable(cost)
+        if "termination" in info:
+            kept["termination"] = info["termination"]
+        return kept
 
     def _require_shape(self, obs: Any) -> None:  # noqa: ANN401
-        if self._shape is not None and np.shape(obs) != self._shape:
+        shape = obs.shape if type(obs) is np.ndarray else np.shape(obs)
+        if shape != self._shape and self._shape is not None:
             raise InputError(
-                f"an observation of {self.env} has shape {np.shape(obs)}, but its observation "
+                f"an observation of {self.env} has shape {shape}, but its observation "
                 f"space {self.env.observation_space} has {self._shape}: {short(obs)}. Return what "
                 "the space says, or correct observation_space"
             )
 
 
+def five_values(env: object, found: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """What a step returned, if it is as many values as in Gymnasium."""
+    if isinstance(found, tuple | list) and len(found) == 5:
+        return tuple(found)
+    count = len(found) if isinstance(found, tuple | list) else type(found).__name__
+    raise InputError(
+        f"step of {env} returned another number of values ({count}) than Gymnasium's five: "
+        f"observation, reward, terminated, truncated, info. {FIVE}"
+    )
+
+
 def reset_pair(env: Any, given: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:  # noqa: ANN401
-    """Reset with what is given; `InputError` unless it takes that and returns (obs, info)."""
+    """Reset a single or vector environment; `InputError` unless it returns (obs, info)."""
     try:
         found = env.reset(**given)
     except TypeError as error:
         require_known_arguments(error, str(env))
         raise
-    if isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping):
-        return found
+    if isinstance(found, tuple | list) and len(found) == 2 and isinstance(found[1], Mapping):
+        return found[0], found[1]
     raise InputError(
         f"reset of {env} returned {short(found)}, expected the pair (observation, info) with a "
         f"dict as info, as Gymnasium since 0.26: {SIGNATURE}"
