@@ -31,6 +31,7 @@ from constrained_rl.environments import (
     VectorEnvironment,
     make_environments,
     resolve,
+    storable,
 )
 from constrained_rl.errors import InputError
 from constrained_rl.evaluation import Evaluation, evaluate
@@ -188,7 +189,7 @@ class Agent:
 
     def save(self, folder: str | Path) -> None:
         """Write config and full training state to a new or existing folder, atomically."""
-        config = self.config.model_dump_json()
+        config = storable(self.config).model_dump_json()
         save_state(Path(folder), {"config": config, "parts": self.parts.state_dict()})
 
     @classmethod

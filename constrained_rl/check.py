@@ -38,6 +38,7 @@ from constrained_rl.contract import (
     check_ends,
     check_names,
     check_observations,
+    check_repeats,
     check_resets,
     play,
     time_limit,
@@ -47,8 +48,8 @@ from constrained_rl.faults import where_raised
 from constrained_rl.findings import Finding, Level, Report
 from constrained_rl.normalizers import require_no_statistics
 from constrained_rl.registered import find_spec
-from constrained_rl.returned import is_other_length
 from constrained_rl.spaces import require_action_space, require_observation_space
+from constrained_rl.stacking import is_other_length
 
 
 def check_cmdp(
@@ -121,6 +122,7 @@ def _single_findings(env: AnyEnv, seed: int, steps: int) -> Iterator[Finding]:
         yield Finding("error", "stepping", f"{type(error).__name__}: {error}", _advice(error))
         return
     yield check_observations(first, env.observation_space)
+    yield check_repeats(first, second)
     yield from check_costs(first, second)
     yield check_resets(first)
     yield check_names(env, first)

@@ -26,13 +26,13 @@ from constrained_rl.registered import Vectorization, find_spec
 from constrained_rl.returned import (
     SubEnvironment,
     as_array,
-    explained,
     five_values,
     flags,
     numbers,
     require_in_space,
     reset_pair,
 )
+from constrained_rl.stacking import explained
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -134,7 +134,12 @@ def vectorize(factories: Sequence[Factory], vectorization: Vectorization = "auto
         )
     made = AsyncVectorEnv if vectorization == "async" else SyncVectorEnv
     wrapped = [_Wrapped(factory, LeavesSignals()) for factory in factories]
-    return made(wrapped, autoreset_mode=AutoresetMode.NEXT_STEP)
+    try:
+        return made(wrapped, autoreset_mode=AutoresetMode.NEXT_STEP)
+    except RuntimeError as error:
+        if "observation_mode" in str(error) or "action space" in str(error):
+            raise InputError(f"the sub-environments do not fit together: {error}") from error
+        raise
 
 
 class _Wrapped:

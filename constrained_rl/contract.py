@@ -11,13 +11,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.wrappers import TimeLimit
 
 from constrained_rl.cmdp import AnyEnv, Floats
 from constrained_rl.costs import CURE, are_names
 from constrained_rl.errors import short
 from constrained_rl.findings import Finding
-from constrained_rl.returned import reset_pair
+from constrained_rl.returned import five_values, require_info, reset_pair
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ def play(env: AnyEnv, seed: int, steps: int) -> Played:
     env.action_space.seed(seed)
     resets, played = [reset_pair(env, {"seed": seed})], []
     for _ in range(steps):
-        obs, _, terminated, truncated, info = env.step(env.action_space.sample())
+        found = five_values(env, env.step(env.action_space.sample()))
+        obs, _, terminated, truncated, info = found
+        require_info(info, env)
         played.append(Step(obs, info, bool(terminated or truncated)))
         if played[-1].ended:
             resets.append(reset_pair(env, {}))
@@ -61,6 +64,22 @@ def check_observations(played: Played, space: gymnasium.Space[Any]) -> Finding:
         return Finding("ok", "observations", f"{len(seen)} in their space")
     found = f"{len(wrong)} of {len(seen)} are not in {space}, first {short(wrong[0])}"
     return Finding("error", "observations", found, "return the space's dtype, shape and bounds")
+
+
+def check_repeats(first: Played, second: Played) -> Finding:
+    """The same seed and actions show the same observations, or loading shows others."""
+    seen = [[obs for obs, _ in p.resets] + [step.obs for step in p.steps] for p in (first, second)]
+    check = "observations repeatable"
+    if data_equivalence(*seen):
+        return Finding("ok", check, "the same under the same seed and actions")
+    return Finding(
+        "warning",
+        check,
+        "they differ under the same seed and actions",
+        "draw from self.np_random only; leave out wrappers that keep statistics of observations: a "
+        "policy that is loaded or evaluated would see others (network.normalize_observations "
+        "standardises them)",
+    )
 
 
 def check_costs(first: Played, second: Played) -> Iterator[Finding]:
@@ -152,7 +171,7 @@ def check_names(env: AnyEnv, played: Played) -> Finding:
     if not env.has_wrapper_attr("cost_names"):
         return Finding("warning", "cost names", "none; channels will be called 0, 1, …", advice)
     names = env.get_wrapper_attr("cost_names")
-    sizes = {np.size(cost) for cost in played.costs()}
+    sizes = {np.size(cost) for cost in played.costs() if is_float(cost)}
     if not are_names(names):
         return Finding("error", "cost names", f"{names!r} is no tuple of strings", advice)
     if sizes and sizes != {len(names)}:

@@ -7,6 +7,7 @@ it. Absent: how an id becomes a vector environment, see `cmdp.make_vec`.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -126,6 +127,16 @@ def _of_recipe(recipe: Recipe, section: EnvConfig) -> EnvConfig:
     if recipe.vectorization != "auto":
         made["vectorization"] = recipe.vectorization
     return section.model_copy(update=made)
+
+
+def storable(config: RunConfig) -> RunConfig:
+    """The config as a file can hold it: an argument that is an object cannot be made again."""
+    try:
+        json.dumps(config.env.kwargs)
+    except (TypeError, ValueError):
+        section = config.env.model_copy(update={"id": GIVEN, "kwargs": {}})
+        return config.model_copy(update={"env": section})
+    return config
 
 
 def _require_known_kind(env: object) -> None:

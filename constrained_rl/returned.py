@@ -8,9 +8,7 @@ Letters: N sub-environments.
 """
 
 import re
-import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -68,8 +66,8 @@ class SubEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _read(self, info: Any) -> dict[str, Any]:  # noqa: ANN401
         """The part of an info that training reads."""
-        if type(info) is not dict and not isinstance(info, Mapping):
-            raise InputError(f"the info of {self.env} is {short(info)}, expected a dict")
+        if type(info) is not dict:
+            require_info(info, self.env)
         kept = {}
         if "cost" in info:
             kept["cost"] = cost = info["cost"]
@@ -100,6 +98,12 @@ def five_values(env: object, found: Any) -> tuple[Any, ...]:  # noqa: ANN401
     )
 
 
+def require_info(info: object, env: object) -> None:
+    """Refuse an info that is no dict."""
+    if not isinstance(info, Mapping):
+        raise InputError(f"step of {env} returned the info {short(info)}, expected a dict")
+
+
 def reset_pair(env: Any, given: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:  # noqa: ANN401
     """Reset a single or vector environment; `InputError` unless it returns (obs, info)."""
     try:
@@ -117,7 +121,7 @@ def reset_pair(env: Any, given: Mapping[str, Any]) -> tuple[Any, Mapping[str, An
 
 def require_known_arguments(error: Exception, subject: str) -> None:
     """Explain a `reset` that does not take `seed` or `options`."""
-    unknown = re.search(r"reset\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    unknown = re.search(r"got an unexpected keyword argument '(seed|options)'", str(error))
     if unknown:
         raise InputError(
             f"reset of {subject} takes no {unknown[1]} ({error}), as in Gym before 0.26; write it "
@@ -215,69 +219,6 @@ def require_categories(obs: object, space: gymnasium.Space[Any]) -> None:
             f"observations hold {obs[outside][0]}, which is no category of {space}; correct the "
             "environment's observations or its observation_space"
         )
-
-
-def explained(error: Exception, envs: VectorEnv[Any, Any, Any]) -> InputError | None:
-    """What is wrong with what sub-environments returned, where Gymnasium could not use it.
-
-    None for an error of the environment's own code, and for everything else.
-    """
-    frames = list(traceback.walk_tb(error.__traceback__))
-    packing = [frame for frame, _ in frames if frame.f_code.co_name == "_add_info"]
-    if packing:
-        return _of_infos(packing[-1].f_locals.get("key"), error)
-    if is_other_length(error):
-        return InputError(
-            "step of a sub-environment returned another number of values than Gymnasium's five "
-            f"({error}). {FIVE}"
-        )
-    if isinstance(error, TypeError):
-        require_known_arguments(error, f"a sub-environment of {envs}")
-    files = [frame.f_code.co_filename for frame, _ in frames]
-    for note in getattr(error, "__notes__", ()):  # of a process that stepped an environment
-        files += re.findall(r'File "(.+?)", line', note)
-    if isinstance(error, VALUES) and all(map(_is_machinery, files)):
-        return InputError(
-            f"Gymnasium cannot use what the sub-environments of {envs} returned: "
-            f"{type(error).__name__}: {error}. Expected: reset returns (observation, info), step "
-            "(observation, reward, terminated, truncated, info), with observations of "
-            f"{envs.single_observation_space}, a float, two bools and a dict. Given functions that "
-            "make one environment each, instead of a vector environment, more can be said"
-        )
-    return None
-
-
-VALUES = (ValueError, TypeError, AttributeError, AssertionError, IndexError)
-_GYMNASIUM, _NUMPY, _OURS = (
-    str(Path(file).parent) + "/" for file in (gymnasium.__file__, np.__file__, __file__)
-)
-
-
-def _is_machinery(file: str) -> bool:
-    """Whether code stacks or passes on values, unlike that of an environment."""
-    environments = (f"{_GYMNASIUM}envs/", f"{_OURS}envs/")
-    return file.startswith((_GYMNASIUM, _NUMPY, _OURS)) and not file.startswith(environments)
-
-
-def _of_infos(key: object, error: Exception) -> InputError:
-    if key == "cost":
-        return InputError(
-            f"the infos of the sub-environments do not fit into one array: {error}. Each of "
-            'them has to return info["cost"] with the same number of channels at every step; '
-            "wrap each in Cost(env, names=…), which checks that"
-        )
-    return InputError(
-        f'info["{key}"] of the sub-environments does not fit into one array: {error}. Gymnasium '
-        "stacks every info, so it needs one type and shape at every step of each; training reads "
-        'only info["cost"]. Leave it out, pad it, or give functions that make one environment each '
-        "instead of a vector environment: other infos are then left out"
-    )
-
-
-def is_other_length(error: Exception) -> bool:
-    """Whether Gymnasium refused a step because it returned another number of values than five."""
-    text = str(error)
-    return "to unpack (expected 5" in text or "five element tuple" in text
 
 
 def _require_packable(cost: object) -> None:
