@@ -13,12 +13,13 @@ import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.wrappers import TimeLimit
+from torch import Tensor
 
 from constrained_rl.cmdp import AnyEnv, Floats
 from constrained_rl.costs import CURE, are_names
 from constrained_rl.errors import short
 from constrained_rl.findings import Finding
-from constrained_rl.returned import five_values, require_info, reset_pair
+from constrained_rl.returned import as_array, five_values, require_info, reset_pair
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Played:
 
     resets: tuple[tuple[Any, Mapping[str, Any]], ...]
     steps: tuple[Step, ...]
+
+    def observations(self) -> list[Any]:
+        """All of them, those of resets first."""
+        return [obs for obs, _ in self.resets] + [step.obs for step in self.steps]
 
     def costs(self) -> list[Any]:
         """The costs that are there, raw."""
@@ -58,7 +63,7 @@ def play(env: AnyEnv, seed: int, steps: int) -> Played:
 
 def check_observations(played: Played, space: gymnasium.Space[Any]) -> Finding:
     """Every observation, those of resets included, lies in the space."""
-    seen = [obs for obs, _ in played.resets] + [step.obs for step in played.steps]
+    seen = played.observations()
     wrong = [obs for obs in seen if obs not in space]
     if not wrong:
         return Finding("ok", "observations", f"{len(seen)} in their space")
@@ -68,8 +73,11 @@ def check_observations(played: Played, space: gymnasium.Space[Any]) -> Finding:
 
 def check_repeats(first: Played, second: Played) -> Finding:
     """The same seed and actions show the same observations, or loading shows others."""
-    seen = [[obs for obs, _ in p.resets] + [step.obs for step in p.steps] for p in (first, second)]
     check = "observations repeatable"
+    seen = [
+        [as_array(obs) if isinstance(obs, Tensor) else obs for obs in played.observations()]
+        for played in (first, second)
+    ]
     if data_equivalence(*seen):
         return Finding("ok", check, "the same under the same seed and actions")
     return Finding(

@@ -6,14 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from typer.testing import CliRunner
 
 import constrained_rl as crl
+from constrained_rl.cli import app
 from constrained_rl.config import NetworkConfig
 from constrained_rl.encoder import RunningNorm
 from constrained_rl.networks import MLPPolicy
 from tests.constrained_rl.helpers import tiny
-from tests.constrained_rl.odd_envs import EASTING, Survey, Walk, odd
-from tests.constrained_rl.test_cli import TINY, crl as command  # noqa: F401  a fixture
+from tests.constrained_rl.odd_envs import EASTING, Survey, odd
+from tests.constrained_rl.test_cli import TINY
 from tests.constrained_rl.test_rollout import make_rollout
 
 BOX4 = spaces.Box(-10, 10, (4,), np.float32)
@@ -131,10 +133,11 @@ def test_a_saved_agent_sees_what_it_saw(tmp_path):
     assert loaded.predict(x).tolist() == hidden.argmax(1).tolist()
 
 
-def test_a_run_of_the_command_line_writes_statistics_of_every_unit(command, tmp_path):  # noqa: F811
+def test_a_run_of_the_command_line_writes_statistics_of_every_unit(tmp_path):
     settings = [*TINY, f"env.id={odd('Survey')}", "evaluation.every=0"]
-    code, _, err = command("train", "--preset", "ppo", *settings, "--out", tmp_path / "run")
-    assert code == 0, err
+    arguments = ["train", "--preset", "ppo", *settings, "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
     norm = load_file(tmp_path / "run/policy.safetensors")
     mean, var = norm["encoder.norm.mean"], norm["encoder.norm.var"]
     assert abs(float(mean[0]) - EASTING) < 0.1  # 64 uniform numbers: deviation 0.2 / √3 / 8
@@ -147,7 +150,9 @@ def test_a_policy_saved_with_an_epsilon_acts_as_it_did():
     policy = policy_on(spaces.Box(-np.inf, np.inf, (1,), np.float64))
     state = policy.state_dict()
     del state["encoder.norm.epsilon"]  # as in folders of versions that added 1e-8 to each variance
-    state["encoder.norm.mean"], state["encoder.norm.var"] = torch.tensor([[2.0], [1e-8]], dtype=torch.float64)
+    state["encoder.norm.mean"], state["encoder.norm.var"] = torch.tensor(
+        [[2.0], [1e-8]], dtype=torch.float64
+    )
     policy.load_state_dict(state)
     x = torch.tensor([[2.0001]], dtype=torch.float64)
     assert policy.encoder(x).item() == pytest.approx(1e-4 / np.sqrt(2e-8))

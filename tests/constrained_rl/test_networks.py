@@ -13,7 +13,6 @@ from torch.testing import assert_close
 from constrained_rl.config import NetworkConfig
 from constrained_rl.errors import InputError
 from constrained_rl.networks import MLPPolicy, StackedCritic
-from tests.constrained_rl.test_rollout import make_rollout
 
 PLAIN = NetworkConfig(hidden=(8,), normalize_observations=False)
 BOX4 = spaces.Box(-10, 10, (4,), np.float32)
