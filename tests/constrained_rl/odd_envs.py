@@ -117,9 +117,10 @@ def odd(name):
 
 
 for made in (Walk, Survey, Column, Path):
-    gymnasium.register(f"odd/{made.__name__}-v0", made)
+    gymnasium.register(f"odd/{made.__name__}-v0", made, disable_env_checker=True)
 gymnasium.register(
     "odd/Normalized-v0",
     Walk,
+    disable_env_checker=True,
     additional_wrappers=(gymnasium.wrappers.NormalizeObservation.wrapper_spec(),),
 )
