@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
+import gymnasium
 import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
@@ -26,10 +26,12 @@ from constrained_rl.cmdp import cost_names
 from constrained_rl.collectors import VectorCollector, Windowing, probe_channels
 from constrained_rl.config import RunConfig
 from constrained_rl.environments import (
+    GIVEN,
     Environment,
     VectorEnvironment,
     make_environments,
     resolve,
+    storable,
 )
 from constrained_rl.errors import InputError
 from constrained_rl.evaluation import Evaluation, evaluate
@@ -39,7 +41,9 @@ from constrained_rl.ppo import train
 from constrained_rl.presets import defaults
 from constrained_rl.processes import close_envs
 from constrained_rl.protocols import Metrics
+from constrained_rl.registered import recipe_of
 from constrained_rl.settings import merge, read_run_config, validate
+from constrained_rl.spaces import observations_of
 from constrained_rl.streams import stream_names
 from constrained_rl.weight_average import WeightAverage
 
@@ -118,12 +122,13 @@ class Agent:
         return metrics
 
     def predict(self, obs: NDArray[Any], deterministic: bool = True) -> NDArray[Any]:
-        """Action for one observation, or actions [N, …] for a batch [N, …]."""
-        space = self.envs.single_observation_space
-        assert space.shape is not None
-        single = np.ndim(obs) == len(space.shape)
-        batch = self.policy.encode(np.asarray(obs)[None] if single else np.asarray(obs))
-        action = self.policy.executed(self.policy.act(batch, None, deterministic))
+        """Action for one observation, or actions [N, …] for a batch [N, …].
+
+        Raises `InputError` for anything else than finite observations of the training's space.
+        """
+        batch, single = observations_of(obs, self.envs.single_observation_space)
+        encoded = self.policy.encode(batch)
+        action = self.policy.executed(self.policy.act(encoded, None, deterministic))
         return action[0] if single else action
 
     def evaluate(
@@ -172,7 +177,9 @@ class Agent:
     ) -> VectorEnvironment:
         """Environments like those of training, or from `env`."""
         source = self._source if env is None else env
-        if env is None and isinstance(source, VectorEnv):
+        if env is None and isinstance(source, VectorEnv) and self.config.env.id != GIVEN:
+            source = None  # by the config, as a loaded agent
+        elif env is None and isinstance(source, VectorEnv):
             raise InputError(
                 f"the agent was built on the vector environment {source}, of which no second one "
                 "can be made; pass env=… to evaluate on, or build the agent from an id or a factory"
@@ -182,7 +189,7 @@ class Agent:
 
     def save(self, folder: str | Path) -> None:
         """Write config and full training state to a new or existing folder, atomically."""
-        config = self.config.model_dump_json()
+        config = storable(self.config).model_dump_json()
         save_state(Path(folder), {"config": config, "parts": self.parts.state_dict()})
 
     @classmethod
@@ -236,7 +243,8 @@ def build(
     name: str, env: Environment, limit: float | tuple[float, ...] | None, settings: dict[str, Any]
 ) -> Agent:
     """Build a preset's agent; `settings` are nested config sections, e.g. `ppo={"epochs": 4}`."""
-    env_id = env if isinstance(env, str) else None
+    recipe = recipe_of(env) if isinstance(env, gymnasium.Env) else None
+    env_id = recipe.id if recipe is not None else env if isinstance(env, str) else None
     given = load_cmdp(env) if isinstance(env, Path) else env
     cmdp = given if isinstance(given, FiniteCMDP) else None
     tree = merge(defaults(name, env_id, cmdp), settings)

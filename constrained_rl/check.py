@@ -24,10 +24,11 @@ from constrained_rl.cmdp import (
     AnyVectorEnv,
     Floats,
     cost_names,
-    is_other_length,
+    made_by,
     read_cost,
     require_finite_observations,
     require_next_step,
+    reset_envs,
     step_envs,
     vec_with,
     vectorize,
@@ -37,16 +38,18 @@ from constrained_rl.contract import (
     check_ends,
     check_names,
     check_observations,
+    check_repeats,
     check_resets,
     play,
     time_limit,
 )
-from constrained_rl.costs import short
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, short
 from constrained_rl.faults import where_raised
 from constrained_rl.findings import Finding, Level, Report
+from constrained_rl.normalizers import require_no_statistics
 from constrained_rl.registered import find_spec
 from constrained_rl.spaces import require_action_space, require_observation_space
+from constrained_rl.stacking import is_other_length
 
 
 def check_cmdp(
@@ -83,12 +86,7 @@ def check_cmdp(
             "FromSixTuple(env)"
         )
     name = getattr(env, "__qualname__", type(env).__qualname__)
-    return _both(name, lambda: _made(env), lambda: vectorize([env] * 2), seed, steps)
-
-
-def _made(factory: Callable[[], AnyEnv]) -> AnyEnv:
-    envs = vectorize([factory])  # refuses what is no environment
-    return envs.envs[0]  # type: ignore[attr-defined,no-any-return]
+    return _both(name, lambda: made_by(env), lambda: vectorize([env] * 2), seed, steps)
 
 
 def _both(
@@ -116,13 +114,15 @@ def _both(
 
 def _single_findings(env: AnyEnv, seed: int, steps: int) -> Iterator[Finding]:
     yield from _gymnasium(env)
-    yield from _spaces(env.observation_space, env.action_space)
+    yield from _found_by("spaces", lambda: _spaces(env.observation_space, env.action_space))
+    yield from _found_by("normalisers", lambda: _no_normalisers(env))
     try:
         first, second = (play(env, seed, steps) for _ in range(2))
     except Exception as error:  # whatever the environment raises belongs into the report
         yield Finding("error", "stepping", f"{type(error).__name__}: {error}", _advice(error))
         return
     yield check_observations(first, env.observation_space)
+    yield check_repeats(first, second)
     yield from check_costs(first, second)
     yield check_resets(first)
     yield check_names(env, first)
@@ -155,15 +155,23 @@ def _advice(error: Exception) -> str:
     return ""
 
 
-def _spaces(observation: gymnasium.Space[Any], action: gymnasium.Space[Any]) -> Iterator[Finding]:
+def _found_by(check: str, function: Callable[[], str]) -> Iterator[Finding]:
+    """What a check says is found, or the `InputError` that it raises."""
     try:
-        require_observation_space(observation)
-        require_action_space(action)
+        yield Finding("ok", check, function())
     except InputError as error:
-        yield Finding("error", "spaces", str(error))
-    else:
-        kinds = f"observations {type(observation).__name__}, actions {type(action).__name__}"
-        yield Finding("ok", "spaces", kinds)
+        yield Finding("error", check, str(error))
+
+
+def _spaces(observation: gymnasium.Space[Any], action: gymnasium.Space[Any]) -> str:
+    require_observation_space(observation)
+    require_action_space(action)
+    return f"observations {type(observation).__name__}, actions {type(action).__name__}"
+
+
+def _no_normalisers(env: AnyEnv) -> str:
+    require_no_statistics(env)
+    return "none with statistics of its own"
 
 
 def _vector_findings(envs: AnyVectorEnv, seed: int, steps: int) -> Iterator[Finding]:
@@ -171,6 +179,7 @@ def _vector_findings(envs: AnyVectorEnv, seed: int, steps: int) -> Iterator[Find
     form = f"vector form ({type(envs.unwrapped).__name__})"
     try:
         require_next_step(envs)
+        require_no_statistics(envs)
         require_observation_space(envs.single_observation_space)
         require_action_space(envs.single_action_space)
         names = cost_names(envs)
@@ -193,7 +202,7 @@ def _vector_findings(envs: AnyVectorEnv, seed: int, steps: int) -> Iterator[Find
 
 def play_vector(envs: AnyVectorEnv, seed: int, steps: int) -> tuple[Floats, int]:  # [steps, N, K]
     """Costs under random actions from `seed`, and how many episodes ended."""
-    obs = envs.reset(seed=seed)[0]
+    obs = reset_envs(envs, seed)
     envs.action_space.seed(seed)
     costs: list[Floats] = []
     mask, ended = np.ones(envs.num_envs, dtype=np.bool_), 0

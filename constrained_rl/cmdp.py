@@ -9,21 +9,30 @@ Letters: N sub-environments, K cost channels.
 """
 
 import json
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
-from torch import Tensor
 
 from constrained_rl.costs import CURE, are_names, function_name
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, short
 from constrained_rl.faults import where_raised
 from constrained_rl.processes import LeavesSignals, of_processes
-from constrained_rl.registered import find_spec
+from constrained_rl.registered import Vectorization, find_spec
+from constrained_rl.returned import (
+    SubEnvironment,
+    as_array,
+    five_values,
+    flags,
+    numbers,
+    require_in_space,
+    reset_pair,
+)
+from constrained_rl.stacking import explained
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -31,7 +40,6 @@ Bools = NDArray[np.bool_]
 AnyEnv = gymnasium.Env[Any, Any]
 AnyVectorEnv = VectorEnv[Any, Any, Any]
 Factory = Callable[[], AnyEnv]
-Vectorization = Literal["auto", "sync", "async"]
 
 
 @runtime_checkable
@@ -88,8 +96,13 @@ def vec_with(
     wrapped = spec.additional_wrappers or kwargs.get("wrappers")
     native = vectorization == "auto" and spec.vector_entry_point is not None and not wrapped
     mode = "sync" if vectorization == "auto" else vectorization
-    if mode == "async":
-        kwargs["wrappers"] = [LeavesSignals(), *(kwargs.get("wrappers") or ())]
+    if not native:
+        outer = LeavesSignals() if mode == "async" else None
+        kwargs["wrappers"] = [
+            *filter(None, [outer]),
+            *(kwargs.get("wrappers") or ()),
+            SubEnvironment,
+        ]
     try:
         envs = gymnasium.make_vec(
             spec,
@@ -105,7 +118,7 @@ def vec_with(
             f"{env_id} could not be created with {dict(settings)}: {where_raised(error)}"
         ) from error
     require_next_step(envs)
-    envs.reset(seed=seed)
+    reset_envs(envs, seed)
     return envs
 
 
@@ -120,26 +133,35 @@ def vectorize(factories: Sequence[Factory], vectorization: Vectorization = "auto
             "one sub-environment each"
         )
     made = AsyncVectorEnv if vectorization == "async" else SyncVectorEnv
-    checked = [_Checked(factory, LeavesSignals()) for factory in factories]
-    return made(checked, autoreset_mode=AutoresetMode.NEXT_STEP)
+    wrapped = [_Wrapped(factory, LeavesSignals()) for factory in factories]
+    try:
+        return made(wrapped, autoreset_mode=AutoresetMode.NEXT_STEP)
+    except RuntimeError as error:
+        if "observation_mode" in str(error) or "action space" in str(error):
+            raise InputError(f"the sub-environments do not fit together: {error}") from error
+        raise
 
 
-class _Checked:
-    """A factory whose product is looked at; a class, so that processes can be sent it."""
+class _Wrapped:
+    """A factory of sub-environments; a class, so that processes can be sent it."""
 
     def __init__(self, factory: Factory, prepare: LeavesSignals) -> None:
         self.factory, self.prepare = factory, prepare
 
     def __call__(self) -> AnyEnv:
-        env = self.prepare(self.factory())
-        if not isinstance(env, gymnasium.Env):
-            raise InputError(
-                f"the environment factory {function_name(self.factory)} returned a "
-                f"{type(env).__name__}, expected a gymnasium.Env. A vector environment is passed "
-                "as it is, without a function around it; an environment whose step returns six "
-                "values is wrapped: FromSixTuple(env)"
-            )
-        return env
+        return SubEnvironment(self.prepare(made_by(self.factory)))
+
+
+def made_by(factory: Factory) -> AnyEnv:
+    """The environment that a function makes; `InputError` if it is none."""
+    env = factory()
+    if not isinstance(env, gymnasium.Env):
+        raise InputError(
+            f"the environment factory {function_name(factory)} returned a {type(env).__name__}, "
+            "expected a gymnasium.Env. A vector environment is passed as it is, without a function "
+            "around it; an environment whose step returns six values is wrapped: FromSixTuple(env)"
+        )
+    return env
 
 
 def step_envs(
@@ -148,45 +170,43 @@ def step_envs(
 ) -> tuple[Any, ...]:
     """One vector step; what Gymnasium cannot put together is explained.
 
-    Reward and flags are NumPy arrays, also of environments that keep their tensors on a device.
+    Rewards are NumPy arrays [N] and flags bools [N], also of environments that keep their tensors
+    on a device or use 0 and 1.
     """
+    with _explaining(envs):
+        found = five_values(envs, envs.step(actions))
+    obs, reward, terminated, truncated, info = found
+    require_in_space(obs, envs)
+    return (
+        obs,
+        numbers("rewards", reward, envs.num_envs),
+        flags("terminations", terminated, envs.num_envs),
+        flags("truncations", truncated, envs.num_envs),
+        info,
+    )
+
+
+@contextmanager
+def _explaining(envs: AnyVectorEnv) -> Iterator[None]:
+    """Say what is wrong with values that Gymnasium cannot put together."""
     try:
         with of_processes(envs):
-            obs, *outcome, info = envs.step(actions)
-        return obs, *(as_array(x) for x in outcome), info
+            yield
     except InputError:
         raise
-    except (ValueError, TypeError, gymnasium.error.Error) as error:
-        if any(frame.name == "_add_info" for frame in traceback.extract_tb(error.__traceback__)):
-            raise InputError(
-                f"the infos of the sub-environments do not fit into one array: {error}. Each of "
-                'them has to return info["cost"] with the same number of channels at every step; '
-                "wrap each in Cost(env, names=…), which checks that"
-            ) from error
-        if is_other_length(error):
-            raise InputError(
-                f"step of a sub-environment returned another number of values than Gymnasium's "
-                f"five ({error}). Six, with the cost in the middle: wrap it in "
-                "constrained_rl.FromSixTuple(env). Four: it is a Gym environment from before 0.26"
-            ) from error
-        raise
-
-
-def as_array(value: Any) -> Array:  # noqa: ANN401  an array or a tensor
-    """As NumPy's, wherever it lies."""
-    return value.numpy(force=True) if isinstance(value, Tensor) else np.asarray(value)
-
-
-def is_other_length(error: Exception) -> bool:
-    """Whether Gymnasium refused a step because it returned another number of values than five."""
-    text = str(error)
-    return "to unpack (expected 5" in text or "five element tuple" in text
+    except Exception as error:
+        explanation = explained(error, envs)
+        if explanation is None:
+            raise
+        raise explanation from error
 
 
 def reset_envs(envs: AnyVectorEnv, seed: int) -> Any:  # noqa: ANN401
     """Start new episodes from `seed`; the first observations [N, …]."""
-    with of_processes(envs):
-        return envs.reset(seed=seed)[0]
+    with _explaining(envs):
+        obs, _ = reset_pair(envs, {"seed": seed})
+    require_in_space(obs, envs)
+    return obs
 
 
 def require_finite_observations(obs: object) -> None:
@@ -326,12 +346,18 @@ def _as_float(key: str, found: object) -> Floats:
     `VectorEnv._add_info` allocates the array with the type of the first sub-environment: 0 from
     the first turns 0.5 from the second into 0, True turns 3 into True.
     """
-    numbers = np.asarray(found)
-    if numbers.dtype.kind != "f":
-        cure = ", or wrap each sub-environment in Cost(env), which casts" if key == "cost" else ""
+    numbers = as_array(found)
+    if numbers.dtype.kind == "f":
+        return numbers.astype(np.float64)
+    cure = ", or wrap each sub-environment in Cost(env), which casts" if key == "cost" else ""
+    given = f"Return float({key}) or np.asarray({key}, dtype=np.float64){cure}"
+    if numbers.dtype.kind in "biu":
         raise InputError(
             f'info["{key}"] has dtype {numbers.dtype}, expected float64: with the first '
-            "sub-environment's type Gymnasium may have cut off the others' decimals. Return "
-            f"float({key}) or np.asarray({key}, dtype=np.float64){cure}"
+            f"sub-environment's type Gymnasium may have cut off the others' decimals. {given}"
         )
-    return numbers.astype(np.float64)
+    first = numbers.flat[0] if numbers.size else None
+    raise InputError(
+        f'info["{key}"] has dtype {numbers.dtype}, expected float64: the first is {short(first)}, '
+        f"of type {type(first).__name__}. {given}"
+    )

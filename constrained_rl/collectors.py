@@ -18,7 +18,6 @@ from torch import Tensor
 
 from constrained_rl.cmdp import (
     SavesState,
-    as_array,
     read_cost,
     read_ending,
     require_finite_observations,
@@ -27,6 +26,7 @@ from constrained_rl.cmdp import (
 )
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.networks import ActingPolicy
+from constrained_rl.returned import as_array
 from constrained_rl.rollout import Episodes, Rollout
 from constrained_rl.streams import require_chance
 
@@ -41,7 +41,7 @@ def probe_channels(
     `InputError` if a cost is required and absent, or has to be corrected and the chance that an
     episode ends is absent.
     """
-    envs.reset(seed=seed)
+    reset_envs(envs, seed)
     envs.action_space.seed(seed)
     info = step_envs(envs, envs.action_space.sample())[4]
     if corrected and required:

@@ -5,17 +5,21 @@ Absent: creating environments and vector environments, see `check`. Letters: K c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.wrappers import TimeLimit
+from torch import Tensor
 
 from constrained_rl.cmdp import AnyEnv, Floats
-from constrained_rl.costs import CURE, are_names, short
+from constrained_rl.costs import CURE, are_names
+from constrained_rl.errors import short
 from constrained_rl.findings import Finding
+from constrained_rl.returned import as_array, five_values, require_info, reset_pair
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,12 @@ class Step:
 class Played:
     """Some episodes of a single environment."""
 
-    resets: tuple[tuple[Any, dict[str, Any]], ...]
+    resets: tuple[tuple[Any, Mapping[str, Any]], ...]
     steps: tuple[Step, ...]
+
+    def observations(self) -> list[Any]:
+        """All of them, those of resets first."""
+        return [obs for obs, _ in self.resets] + [step.obs for step in self.steps]
 
     def costs(self) -> list[Any]:
         """The costs that are there, raw."""
@@ -42,23 +50,44 @@ class Played:
 def play(env: AnyEnv, seed: int, steps: int) -> Played:
     """Random actions from `seed`; episodes follow one another."""
     env.action_space.seed(seed)
-    resets, played = [env.reset(seed=seed)], []
+    resets, played = [reset_pair(env, {"seed": seed})], []
     for _ in range(steps):
-        obs, _, terminated, truncated, info = env.step(env.action_space.sample())
+        found = five_values(env, env.step(env.action_space.sample()))
+        obs, _, terminated, truncated, info = found
+        require_info(info, env)
         played.append(Step(obs, info, bool(terminated or truncated)))
         if played[-1].ended:
-            resets.append(env.reset())
+            resets.append(reset_pair(env, {}))
     return Played(tuple(resets), tuple(played))
 
 
 def check_observations(played: Played, space: gymnasium.Space[Any]) -> Finding:
     """Every observation, those of resets included, lies in the space."""
-    seen = [obs for obs, _ in played.resets] + [step.obs for step in played.steps]
+    seen = played.observations()
     wrong = [obs for obs in seen if obs not in space]
     if not wrong:
         return Finding("ok", "observations", f"{len(seen)} in their space")
     found = f"{len(wrong)} of {len(seen)} are not in {space}, first {short(wrong[0])}"
     return Finding("error", "observations", found, "return the space's dtype, shape and bounds")
+
+
+def check_repeats(first: Played, second: Played) -> Finding:
+    """The same seed and actions show the same observations, or loading shows others."""
+    check = "observations repeatable"
+    seen = [
+        [as_array(obs) if isinstance(obs, Tensor) else obs for obs in played.observations()]
+        for played in (first, second)
+    ]
+    if data_equivalence(*seen):
+        return Finding("ok", check, "the same under the same seed and actions")
+    return Finding(
+        "warning",
+        check,
+        "they differ under the same seed and actions",
+        "draw from self.np_random only; leave out wrappers that keep statistics of observations: a "
+        "policy that is loaded or evaluated would see others (network.normalize_observations "
+        "standardises them)",
+    )
 
 
 def check_costs(first: Played, second: Played) -> Iterator[Finding]:
@@ -150,7 +179,7 @@ def check_names(env: AnyEnv, played: Played) -> Finding:
     if not env.has_wrapper_attr("cost_names"):
         return Finding("warning", "cost names", "none; channels will be called 0, 1, …", advice)
     names = env.get_wrapper_attr("cost_names")
-    sizes = {np.size(cost) for cost in played.costs()}
+    sizes = {np.size(cost) for cost in played.costs() if is_float(cost)}
     if not are_names(names):
         return Finding("error", "cost names", f"{names!r} is no tuple of strings", advice)
     if sizes and sizes != {len(names)}:

@@ -13,9 +13,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, short
+from constrained_rl.returned import flag, number, require_known_arguments, reset_pair
 
 Floats = NDArray[np.float64]
 AnyEnv = gymnasium.Env[Any, Any]
@@ -44,6 +46,7 @@ class Cost(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         names: Sequence[str] | None = None,
         cost: CostFunction | Mapping[str, CostFunction] | None = None,
     ) -> None:
+        _require_single(env, "Cost")
         RecordConstructorArgs.__init__(self, names=names, cost=cost)
         gymnasium.Wrapper.__init__(self, env)
         if isinstance(cost, Mapping):
@@ -66,13 +69,13 @@ class Cost(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode. A reset pays nothing, so its info carries no cost."""
-        obs, info = self.env.reset(seed=seed, options=options)
+        obs, info = reset_pair(self.env, {"seed": seed, "options": options})
         return obs, {key: value for key, value in info.items() if key != "cost"}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:  # noqa: ANN401
         """Play one action and attach its cost."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        given = (obs, action, float(reward), info)
+        given = (obs, action, number("reward", reward), info)
         if isinstance(self._cost, Mapping):
             cost = np.concatenate(
                 [computed(function, given, (name,)) for name, function in self._cost.items()]
@@ -105,6 +108,8 @@ class FromSixTuple(gymnasium.Env[Any, Any]):
         env: Any,  # noqa: ANN401  its step has another signature than every Gymnasium class
         names: Sequence[str] = ("cost",),
     ) -> None:
+        if isinstance(env, VectorEnv):
+            _require_single(env, "FromSixTuple")
         self.env = env
         self.cost_names = checked_names(names)
         self.observation_space = env.observation_space
@@ -118,7 +123,11 @@ class FromSixTuple(gymnasium.Env[Any, Any]):
         """Start an episode. A reset pays nothing, so its info carries no cost."""
         super().reset(seed=seed)
         given = {"seed": seed, "options": options}
-        found = self.env.reset(**{key: x for key, x in given.items() if x is not None})
+        try:
+            found = self.env.reset(**{key: x for key, x in given.items() if x is not None})
+        except TypeError as error:
+            require_known_arguments(error, str(self.env))
+            raise
         pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Mapping)
         obs, info = found if pair else (found, {})
         return self._observed(obs), {key: value for key, value in info.items() if key != "cost"}
@@ -134,8 +143,8 @@ class FromSixTuple(gymnasium.Env[Any, Any]):
             )
         obs, reward, cost, terminated, truncated, info = found
         cost = checked_cost(cost, self.cost_names, f"cost of {self.env}")
-        ended = bool(terminated), bool(truncated)
-        return self._observed(obs), float(reward), *ended, {**info, "cost": cost}
+        ended = flag("terminated", terminated), flag("truncated", truncated)
+        return self._observed(obs), number("reward", reward), *ended, {**info, "cost": cost}
 
     def render(self) -> Any:  # noqa: ANN401
         """Render what is inside, where it can be rendered."""
@@ -150,6 +159,22 @@ class FromSixTuple(gymnasium.Env[Any, Any]):
         if isinstance(self.observation_space, gymnasium.spaces.Box):
             return np.asarray(obs, dtype=self.observation_space.dtype)
         return obs
+
+
+def _require_single(env: object, wrapper: str) -> None:
+    """Refuse what a wrapper of single environments cannot wrap."""
+    if isinstance(env, VectorEnv):
+        raise InputError(
+            f"{wrapper} got the vector environment {env}, expected a single one: costs belong to "
+            f"each sub-environment. Wrap those: ppo_lagrangian(lambda: {wrapper}(Mine(), …)), or "
+            f"gymnasium.make_vec(id, …, wrappers=[lambda env: {wrapper}(env, …)])"
+        )
+    if not isinstance(env, gymnasium.Env):
+        raise InputError(
+            f"{wrapper} got {short(env)}, expected a single gymnasium.Env: {wrapper}(Mine(), …) or "
+            f'{wrapper}(gymnasium.make("CartPole-v1"), …). If its step returns six values: '
+            "FromSixTuple(env)"
+        )
 
 
 def checked_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -214,9 +239,3 @@ def function_name(function: object) -> str:
     """Module and qualified name of a callable, or of an object's class."""
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
-
-
-def short(value: object) -> str:
-    """`repr` in at most 120 characters."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 120 else f"{text[:117]}…"

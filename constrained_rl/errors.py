@@ -45,3 +45,9 @@ def require_finite(name: str, value: Tensor, item: Callable[[int], str] | None =
             "scores, then continue with `crl resume`"
         )
     return value
+
+
+def short(value: object) -> str:
+    """`repr` in at most 120 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 120 else f"{text[:117]}…"

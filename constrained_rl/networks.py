@@ -1,7 +1,7 @@
-"""MLP policies and critics for vector environments, with frozen-during-update normalisation.
+"""MLP policies and critics for vector environments.
 
-Which spaces they take is said in `spaces`; the densities are in `distributions`. Absent: image
-encoders, recurrence.
+How they read observations is in `encoder`, which spaces they take in `spaces`; the densities are in
+`distributions`. Absent: recurrence.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from constrained_rl.config import NetworkConfig
 from constrained_rl.distributions import (
@@ -27,10 +26,10 @@ from constrained_rl.distributions import (
     squashed_entropy,
     squashed_log_prob,
 )
+from constrained_rl.encoder import Encoder
 from constrained_rl.errors import InputError
-from constrained_rl.moments import merged
 from constrained_rl.rollout import Rollout
-from constrained_rl.spaces import require_action_space, require_observation_space
+from constrained_rl.spaces import require_action_space
 
 
 class ActingPolicy(Protocol):
@@ -44,79 +43,6 @@ class ActingPolicy(Protocol):
 
     def encode(self, obs: NDArray[np.generic]) -> Tensor:
         """Convert the environment's observations [N, …] to this policy's input."""
-
-
-class RunningNorm(nn.Module):
-    """Standardise by running mean and variance (Chan et al.'s parallel update), clipped to ±10."""
-
-    mean: Tensor
-    var: Tensor
-    count: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
-        self.register_buffer("var", torch.ones(size, dtype=torch.float64))
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (x − mean) / std, clipped."""
-        scale = (self.var + 1e-8).rsqrt()
-        return ((x - self.mean.to(x)) * scale.to(x)).clamp(-10, 10)
-
-    def merge(self, x: Tensor) -> None:
-        """Merge rows of `x` [M, size] into the statistics."""
-        mean, var = merged(self.mean, self.var, self.count, x.double())
-        self.mean.copy_(mean)
-        self.var.copy_(var)
-        self.count += len(x)
-
-
-class Encoder(nn.Module):
-    """Observations of a Gymnasium space as normalised vectors [..., size]."""
-
-    def __init__(self, space: gymnasium.Space[object], config: NetworkConfig) -> None:
-        super().__init__()
-        require_observation_space(space)
-        # Categories are counted from `_first`; empty where observations are numbers already.
-        self._categories, self._first = _categories(space)
-        shape = space.shape or ()
-        self._dims = len(shape)
-        self.size = sum(self._categories) or int(np.prod(shape))
-        # One-hot, binary and tabular observations are on one scale already.
-        numbers = isinstance(space, spaces.Box)
-        self.norm = RunningNorm(self.size) if config.normalize_observations and numbers else None
-
-    def raw(self, obs: Tensor) -> Tensor:
-        """Flatten a space's dimensions, one-hot its categories."""
-        flat = obs.flatten(-self._dims) if self._dims else obs.unsqueeze(-1)
-        if not self._categories:
-            return flat
-        parts = [
-            F.one_hot(flat[..., i].long() - first, count)
-            for i, (count, first) in enumerate(zip(self._categories, self._first, strict=True))
-        ]
-        return torch.cat(parts, dim=-1).to(obs.dtype)
-
-    def forward(self, obs: Tensor) -> Tensor:
-        """Vectors for the first layer."""
-        x = self.raw(obs)
-        return x if self.norm is None else self.norm(x)
-
-    def update_statistics(self, rollout: Rollout) -> None:
-        """Merge the states in which decisions were taken."""
-        if self.norm is not None and isinstance(rollout.obs, Tensor):
-            decided = rollout.obs[:, : rollout.mask.shape[1]][rollout.mask]
-            self.norm.merge(self.raw(decided))
-
-
-def _categories(space: gymnasium.Space[object]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Number of categories and first category of each part of an observation."""
-    if isinstance(space, spaces.Discrete):
-        return (int(space.n),), (int(space.start),)
-    if isinstance(space, spaces.MultiDiscrete):
-        return tuple(space.nvec.ravel().tolist()), tuple(space.start.ravel().tolist())
-    return (), ()
 
 
 def _linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
@@ -201,6 +127,8 @@ class MLPPolicy(nn.Module):
     def _outputs(self, obs: Tensor) -> Tensor:
         """Logits, or means and raw deviations: [outputs, …] for observations [..., …]."""
         x: Tensor = self.encoder(obs)
+        if self.encoder.wide:
+            x = x.to(self._weight().dtype)
         if x.ndim == 2:
             return _columns(self.net, x)
         return _columns(self.net, x.flatten(0, -2)).view(-1, *x.shape[:-1])
@@ -244,12 +172,17 @@ class MLPPolicy(nn.Module):
         return counted
 
     def encode(self, obs: NDArray[np.generic]) -> Tensor:
-        """Observations as a tensor of this policy's dtype and device, always a copy.
+        """Observations as a tensor on this policy's device, always a copy.
 
         A vector environment may write its next observation into the same array.
         """
-        weight = next(self.net[-1].parameters())  # of all modules it takes as long as the copy
-        return torch.tensor(np.asarray(obs), device=weight.device, dtype=weight.dtype)
+        weight = self._weight()
+        dtype = torch.float64 if self.encoder.wide else weight.dtype
+        return torch.tensor(np.asarray(obs), device=weight.device, dtype=dtype)
+
+    def _weight(self) -> Tensor:
+        """One of the weights; to search all modules takes as long as to copy an observation."""
+        return next(self.net[-1].parameters())
 
     def update_statistics(self, rollout: Rollout) -> None:
         """Merge a rollout's observations into the normaliser."""
@@ -277,6 +210,8 @@ class StackedCritic(nn.Module):
     def forward(self, obs: Tensor) -> Tensor:
         """Values [B, states, S] of every state in `obs` [B, states, …]."""
         x: Tensor = self.encoder(obs)
+        if self.encoder.wide:
+            x = x.to(self.weights[0].dtype)
         lead = x.shape[:-1]
         # Features first, as `_columns`. The first layer's input is common to all streams: one
         # product of all its weights, [streams · width, inputs] × [inputs, M].

@@ -5,13 +5,16 @@ floats with finite bounds, Discrete. Absent: images (an MLP on flattened pixels 
 saying so) and spaces of several parts.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, short
+from constrained_rl.returned import as_array, require_categories
 
 _ADVICE = {
     "Dict": "flatten each sub-environment: gymnasium.wrappers.FlattenObservation(env)",
@@ -60,8 +63,54 @@ def require_action_space(space: gymnasium.Space[Any]) -> None:
             f"actions are a Box of {space.dtype} ({space}); a Box of floats is supported: "
             "translate it in a gymnasium.ActionWrapper, or use Discrete"
         )
-    if not space.is_bounded():
+    if not space.is_bounded() or _stand_for_none(space):
         raise InputError(
-            f"the action box {space} is unbounded; give finite bounds, e.g. by "
-            "gymnasium.wrappers.RescaleAction or in the environment's action_space"
+            f"the action box {space} is unbounded (bounds near the largest float stand for none), "
+            "but the policy spreads its actions over the box; give the bounds that matter in the "
+            "environment's action_space, or gymnasium.wrappers.TransformAction(env, lambda action: "
+            f"2 * action, gymnasium.spaces.Box(-1, 1, {space.shape})), where 2 is the largest"
         )
+
+
+def _stand_for_none(box: spaces.Box) -> bool:
+    """Whether bounds are but the largest numbers of their dtype, or of float32."""
+    largest = min(float(np.finfo(kind).max) for kind in (box.low.dtype.name, "float32"))
+    bounds = np.abs(np.stack([box.low, box.high]).astype(np.float64))
+    return bool((bounds >= largest / 2).any())
+
+
+def observations_of(
+    obs: object, space: gymnasium.Space[Any]
+) -> tuple[NDArray[Any], bool]:  # [N, …], whether it was a single one
+    """One observation or a batch of them as a batch; `InputError` unless they are of `space`."""
+    if isinstance(obs, tuple) and len(obs) == 2 and isinstance(obs[1], Mapping):
+        raise InputError(
+            "predict got the pair (observation, info) that reset returns, expected the "
+            "observation alone: obs, info = env.reset(); agent.predict(obs)"
+        )
+    try:
+        found = as_array(obs)
+        array = np.ascontiguousarray(found).reshape(found.shape)
+    except (TypeError, ValueError) as error:  # lists of different lengths
+        raise InputError(
+            f"predict got {short(obs)}, expected observations of {space}: {error}"
+        ) from error
+    if array.dtype.kind not in "bifu":
+        raise InputError(
+            f"predict got {short(obs)} of dtype {array.dtype}, expected numbers: an observation of "
+            f"{space}, or a batch of them"
+        )
+    shape = space.shape or ()
+    if array.shape != shape and array.shape[1:] != shape:
+        raise InputError(
+            f"predict got an array of shape {array.shape}, expected one observation of shape "
+            f"{shape} or a batch of shape {('N', *shape)}, as in {space}"
+        )
+    if not np.isfinite(array).all():
+        raise InputError(
+            f"predict got observations that are NaN or infinite: {short(obs)}; a policy cannot "
+            "read them"
+        )
+    require_categories(array, space)
+    single = array.shape == shape
+    return (array[None] if single else array), single

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from constrained_rl.costs import function_name, short
+from constrained_rl.costs import function_name
 from constrained_rl.distributed import World
-from constrained_rl.errors import InputError, NonFiniteError, require_finite
+from constrained_rl.errors import InputError, NonFiniteError, require_finite, short
 from constrained_rl.rollout import Episodes, Rollout
 from llm_env.divided_generation import Division, gather_generation, generate_own
 from llm_env.generation import Generation

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from constrained_rl.costs import short
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, short
 from llm_env.arena.answers import Answering, Mode, token_rows
 from llm_env.arena.cache import Row, digest, folder_state, keep_rows
 from llm_env.arena.config import ArenaConfig

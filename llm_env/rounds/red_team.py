@@ -19,8 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import torch
 
-from constrained_rl.costs import short
-from constrained_rl.errors import InputError, Notice
+from constrained_rl.errors import InputError, Notice, short
 from llm_env.data.digests import prompt_digest
 from llm_env.data_sources import DataSource, read_prompts
 from llm_env.prompts import FieldError, Prompt, checked_prompt

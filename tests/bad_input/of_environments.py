@@ -180,7 +180,7 @@ CASES = (
         "actions unbounded",
         "actions without bounds",
         train("Unbounded"),
-        ("is unbounded", "RescaleAction"),
+        ("is unbounded", "TransformAction"),
     ),
     Case(
         "actions integer",

@@ -12,8 +12,7 @@ from torch.testing import assert_close
 
 from constrained_rl.config import NetworkConfig
 from constrained_rl.errors import InputError
-from constrained_rl.networks import MLPPolicy, RunningNorm, StackedCritic
-from tests.constrained_rl.test_rollout import make_rollout
+from constrained_rl.networks import MLPPolicy, StackedCritic
 
 PLAIN = NetworkConfig(hidden=(8,), normalize_observations=False)
 BOX4 = spaces.Box(-10, 10, (4,), np.float32)
@@ -236,50 +235,6 @@ def test_the_same_noise_is_drawn_in_both_bounds():
 def test_gaussian_settings_on_discrete_actions_are_refused(setting):
     with pytest.raises(InputError, match="both concern Box actions: leave them out"):
         MLPPolicy(BOX4, spaces.Discrete(2), PLAIN.model_copy(update=setting))
-
-
-# RunningNorm
-
-
-@given(st.integers(0, 2**31), st.lists(st.integers(1, 9), min_size=1, max_size=5))
-def test_merged_statistics_equal_numpy_over_everything_merged(seed, sizes):
-    random = np.random.default_rng(seed)
-    parts = [random.normal(100, random.uniform(0.1, 5), (size, 3)) for size in sizes]
-    norm = RunningNorm(3)
-    for part in parts:
-        norm.merge(torch.from_numpy(part))
-    everything = np.concatenate(parts)
-    assert_close(norm.mean.numpy(), everything.mean(0))
-    assert_close(norm.var.numpy(), everything.var(0), atol=1e-9, rtol=1e-9)
-    assert norm.count == len(everything)
-
-
-def test_normalised_values_are_standard_and_clipped_to_10():
-    norm = RunningNorm(1)
-    norm.merge(torch.tensor([[1.0], [3.0]]))  # mean 2, deviation 1
-    assert_close(norm(torch.tensor([[4.0], [-1e6]])), torch.tensor([[2.0], [-10.0]]))
-
-
-def test_before_any_data_observations_pass_unchanged():
-    assert_close(RunningNorm(1)(torch.tensor([3.0])), torch.tensor([3.0]))
-
-
-def test_only_states_in_which_somebody_decided_enter_the_statistics():
-    policy = policy_on(spaces.Discrete(2), BOX4, NetworkConfig(hidden=(8,)))
-    obs = torch.arange(4.0).reshape(1, 4, 1).expand(1, 4, 4)  # states 0, 1, 2 and the final 3
-    policy.update_statistics(
-        make_rollout(rows=1, obs=obs, mask=torch.tensor([[True, False, True]]))
-    )
-    assert policy.encoder.norm.count == 2
-    assert policy.encoder.norm.mean.tolist() == [1.0] * 4  # of 0 and 2
-
-
-def test_neither_acting_nor_scoring_moves_the_statistics():
-    policy = policy_on(spaces.Discrete(2), BOX4, NetworkConfig(hidden=(8,)))
-    before = {name: value.clone() for name, value in policy.named_buffers()}
-    policy.act(torch.randn(3, 4), None, False)
-    policy(torch.randn(3, 2, 4), torch.zeros(3, 2, dtype=torch.long))
-    assert all(torch.equal(value, before[name]) for name, value in policy.named_buffers())
 
 
 # StackedCritic
