@@ -3,7 +3,8 @@
 A row is a left-padded prompt of width P followed by a right-padded response of width T, so every
 response starts in the same column. Masks come from construction (who put this token here), never
 from comparing ids: families in which pad, eos and unk are one token (GPT-2) work like any other.
-A prompt is a string, used as it is, or several turns, rendered here at the border (prompts.py).
+A prompt is a string, used as it is, or several turns, rendered here at the border (prompts.py). A
+response is what somebody said: control tokens that it spells are text (control_tokens.py).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from constrained_rl.errors import InputError
+from llm_env.control_tokens import encode_said
 from llm_env.prompts import Prompt, is_templated, render_prompt
 
 if TYPE_CHECKING:
@@ -154,7 +156,7 @@ def encode_pairs(
         raise InputError(f"{len(prompts)} prompts but {len(responses)} responses; they go in pairs")
     if not prompts:
         return []
-    answers = tokenizer(list(responses), add_special_tokens=False)["input_ids"]
+    answers = encode_said(tokenizer, responses)
     pairs = [
         (prompt, [*answer, tokenizer.eos_token_id])
         for prompt, answer in zip(_prompt_rows(tokenizer, prompts), answers, strict=True)
@@ -218,14 +220,14 @@ def decode_responses(
 
 
 def _prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Prompt ids with the tokenizer's own special tokens (bos); an empty prompt is an error.
+    """Prompt ids with what the tokenizer puts before a text (bos); an empty prompt is an error.
 
     A chat template writes its special tokens itself; adding them again would double the bos.
     """
     if not prompts:
         raise InputError("no prompts were given; at least one is needed")
     texts = [render_prompt(prompt, tokenizer) for prompt in prompts]
-    rows: list[list[int]] = tokenizer(texts)["input_ids"]
+    rows = open_rows(tokenizer, texts)
     for index, prompt in enumerate(prompts):
         if is_templated(prompt, tokenizer):
             rows[index] = tokenizer(texts[index], add_special_tokens=False)["input_ids"]
@@ -236,3 +238,17 @@ def _prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) 
                 "follow; drop it or add a beginning-of-sequence token"
             )
     return rows
+
+
+def open_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts that go on: with what a tokenizer puts before them, without what it appends.
+
+    Some append an eos to every text (`add_eos_token`, a post-processor `$A </s>`); a prompt is not
+    over where the response begins.
+    """
+    found = tokenizer(list(texts), return_special_tokens_mask=True)
+    rows: list[list[int]] = found["input_ids"]
+    # 1 where the tokenizer added a token to the text; an empty text does not tell before from behind
+    behind = (mask[::-1].index(0) for mask in found["special_tokens_mask"] if 0 in mask)
+    appended: int = next(behind, 0)
+    return [row[: len(row) - appended] for row in rows] if appended else rows
