@@ -50,6 +50,14 @@ def encode_said(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> lis
     return rows
 
 
+def decode_said(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of ids, control tokens left out, spaces as they were."""
+    text: str = tokenizer.decode(
+        list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return text
+
+
 @dataclass(frozen=True)
 class Marked:
     """A text in which stand-ins hold the places of spelled control tokens."""
@@ -88,15 +96,22 @@ def encode_marked(
 ) -> list[int]:
     """Token ids of one text in which the marked control tokens are letters and the others tokens.
 
-    `add_special_tokens`: with what the tokenizer puts around a text.
+    `add_special_tokens`: with what the tokenizer puts before a text, not with what it appends.
     """
     if not tokenizer.is_fast:
         return _in_pieces(tokenizer, text, add_special_tokens)
     renamed = _renamed(tokenizer)
     own = _pattern(renamed.names).sub(lambda found: renamed.names[found[0]], text.text)
     plain = unmarked(own, text.spelled)
-    ids: list[int] = renamed.tokenizer.encode(plain, add_special_tokens=add_special_tokens).ids
-    return ids
+    found = renamed.tokenizer.encode(plain, add_special_tokens=add_special_tokens)
+    ids: list[int] = found.ids
+    return ids[: len(ids) - appended(found.special_tokens_mask)]
+
+
+def appended(mask: Sequence[int]) -> int:
+    """How many tokens a tokenizer put behind a text, by its mask of the tokens that it added."""
+    # an empty text does not tell before from behind
+    return list(mask)[::-1].index(0) if 0 in mask else 0
 
 
 def _literal(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -118,7 +133,10 @@ def _in_pieces(
             ids += _literal(tokenizer, text.spelled[piece])
         elif piece or place == 0:
             first = add_special_tokens and place == 0
-            ids += tokenizer(piece, add_special_tokens=first)["input_ids"]
+            found = tokenizer(piece, add_special_tokens=first, return_special_tokens_mask=True)
+            ids += found["input_ids"][
+                : len(found["input_ids"]) - appended(found["special_tokens_mask"])
+            ]
     return ids
 
 

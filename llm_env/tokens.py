@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from constrained_rl.errors import InputError
-from llm_env.control_tokens import encode_said
+from llm_env.control_tokens import appended, decode_said, encode_said
 from llm_env.prompts import Prompt, is_templated, render_prompt
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def encode_prompts(
 
     Nothing is truncated: a prompt that does not fit is the user's to shorten or to drop.
     """
-    rows = _prompt_rows(tokenizer, prompts)
+    rows = encode_prompt_rows(tokenizer, prompts)
     for index, row in enumerate(rows):
         if len(row) > max_prompt_tokens:
             raise InputError(
@@ -152,33 +152,37 @@ def encode_pairs(
     The two parts are tokenized apart, as generation does, so that a trained row and a generated
     row with the same text hold the same ids.
     """
-    if len(prompts) != len(responses):
-        raise InputError(f"{len(prompts)} prompts but {len(responses)} responses; they go in pairs")
+    require_pairs(prompts, responses)
     if not prompts:
         return []
     answers = encode_said(tokenizer, responses)
     pairs = [
         (prompt, [*answer, tokenizer.eos_token_id])
-        for prompt, answer in zip(_prompt_rows(tokenizer, prompts), answers, strict=True)
+        for prompt, answer in zip(encode_prompt_rows(tokenizer, prompts), answers, strict=True)
     ]
+    require_fit(pairs, max_tokens)
+    return pairs
+
+
+def require_pairs(prompts: Sequence[object], responses: Sequence[object]) -> None:
+    """Refuse prompts and responses that do not go in pairs."""
+    if len(prompts) != len(responses):
+        raise InputError(f"{len(prompts)} prompts but {len(responses)} responses; they go in pairs")
+
+
+def require_fit(pairs: Sequence[TokenPair], max_tokens: int | None) -> None:
+    """Refuse a pair that is longer than the limit."""
     for index, (prompt, answer) in enumerate(pairs):
         if max_tokens is not None and len(prompt) + len(answer) > max_tokens:
             raise InputError(
                 f"pair {index} has {len(prompt)} + {len(answer)} tokens (prompt, response with "
                 f"eos), the limit is {max_tokens}; shorten it, drop it or raise the limit"
             )
-    return pairs
 
 
-def encode_texts(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    responses: Sequence[str],
-    max_tokens: int | None = None,
-) -> list[list[int]]:
-    """Token ids of each prompt, its response and eos in one list: what a score model reads."""
-    pairs = encode_pairs(tokenizer, prompts, responses, max_tokens)
-    return [prompt + answer for prompt, answer in pairs]
+def appends(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer puts a token behind every text."""
+    return appended(tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]) > 0
 
 
 def pair_rows(pairs: Sequence[TokenPair], pad_id: int) -> TokenRows:
@@ -213,24 +217,17 @@ def decode_responses(
         ids[keep].tolist()
         for ids, keep in zip(response_ids.cpu(), response_mask.cpu().bool(), strict=True)
     ]
-    return [
-        tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for row in rows
-    ]
+    return [decode_said(tokenizer, row) for row in rows]
 
 
-def _prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Prompt ids with what the tokenizer puts before a text (bos); an empty prompt is an error.
-
-    A chat template writes its special tokens itself; adding them again would double the bos.
-    """
+def encode_prompt_rows(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
+) -> list[list[int]]:
+    """Prompt ids up to where the response begins; an empty prompt is an error."""
     if not prompts:
         raise InputError("no prompts were given; at least one is needed")
     texts = [render_prompt(prompt, tokenizer) for prompt in prompts]
-    rows = open_rows(tokenizer, texts)
-    for index, prompt in enumerate(prompts):
-        if is_templated(prompt, tokenizer):
-            rows[index] = tokenizer(texts[index], add_special_tokens=False)["input_ids"]
+    rows = rendered_rows(tokenizer, prompts, texts)
     for index, row in enumerate(rows):
         if not row:
             raise InputError(
@@ -240,15 +237,20 @@ def _prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) 
     return rows
 
 
-def open_rows(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of texts that go on: with what a tokenizer puts before them, without what it appends.
+def rendered_rows(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], texts: Sequence[str]
+) -> list[list[int]]:
+    """Ids of texts that prompts became, with what the tokenizer puts before a text (bos).
 
-    Some append an eos to every text (`add_eos_token`, a post-processor `$A </s>`); a prompt is not
-    over where the response begins.
+    What it appends (`add_eos_token`, a post-processor `$A </s>`) is left out: a prompt is not over
+    where the response begins. A chat template writes its special tokens itself; adding them again
+    would double the bos.
     """
     found = tokenizer(list(texts), return_special_tokens_mask=True)
     rows: list[list[int]] = found["input_ids"]
-    # 1 where the tokenizer added a token to the text; an empty text does not tell before from behind
-    behind = (mask[::-1].index(0) for mask in found["special_tokens_mask"] if 0 in mask)
-    appended: int = next(behind, 0)
-    return [row[: len(row) - appended] for row in rows] if appended else rows
+    behind = max(map(appended, found["special_tokens_mask"]))
+    rows = [row[: len(row) - behind] for row in rows] if behind else rows
+    for index, prompt in enumerate(prompts):
+        if is_templated(prompt, tokenizer):
+            rows[index] = tokenizer(texts[index], add_special_tokens=False)["input_ids"]
+    return rows
