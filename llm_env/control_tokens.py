@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,14 @@ def decode_said(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return text
 
 
+def without_end(ids: Sequence[int], ends: Set[int]) -> list[int]:
+    """Ids up to the tokens at their end that only end them."""
+    kept = len(ids)
+    while kept and ids[kept - 1] in ends:
+        kept -= 1
+    return list(ids[:kept])
+
+
 @dataclass(frozen=True)
 class Marked:
     """A text in which stand-ins hold the places of spelled control tokens."""
@@ -73,11 +81,10 @@ class Marked:
 
 def stand_ins(tokenizer: PreTrainedTokenizerBase, said: Sequence[str]) -> dict[str, str]:
     """Control tokens that texts spell, by the character that can stand for each."""
-    return {
-        chr(MARKS + place): token
-        for place, token in enumerate(control_tokens(tokenizer))
-        if any(token in text for text in said)
-    }
+    tokens = control_tokens(tokenizer)
+    pattern = _pattern(tokens)
+    spelled = {token for text in said for token in pattern.findall(text)}
+    return {chr(MARKS + place): token for place, token in enumerate(tokens) if token in spelled}
 
 
 def marked(text: str, spelled: Mapping[str, str]) -> str:
@@ -91,27 +98,13 @@ def unmarked(text: str, spelled: Mapping[str, str]) -> str:
     return text.translate({ord(mark): token for mark, token in spelled.items()})
 
 
-def encode_marked(
-    tokenizer: PreTrainedTokenizerBase, text: Marked, *, add_special_tokens: bool
-) -> list[int]:
-    """Token ids of one text in which the marked control tokens are letters and the others tokens.
-
-    `add_special_tokens`: with what the tokenizer puts before a text, not with what it appends.
-    """
+def encode_marked(tokenizer: PreTrainedTokenizerBase, text: Marked) -> list[int]:
+    """Token ids of one text in which marked control tokens are letters and the others tokens."""
     if not tokenizer.is_fast:
-        return _in_pieces(tokenizer, text, add_special_tokens)
+        return _in_pieces(tokenizer, text)
     renamed = _renamed(tokenizer)
     own = _pattern(renamed.names).sub(lambda found: renamed.names[found[0]], text.text)
-    plain = unmarked(own, text.spelled)
-    found = renamed.tokenizer.encode(plain, add_special_tokens=add_special_tokens)
-    ids: list[int] = found.ids
-    return ids[: len(ids) - appended(found.special_tokens_mask)]
-
-
-def appended(mask: Sequence[int]) -> int:
-    """How many tokens a tokenizer put behind a text, by its mask of the tokens that it added."""
-    # an empty text does not tell before from behind
-    return list(mask)[::-1].index(0) if 0 in mask else 0
+    return _plain_ids(renamed.tokenizer, unmarked(own, text.spelled))
 
 
 def _literal(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -120,23 +113,21 @@ def _literal(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
             "input_ids"
         ]
         return ids
-    return list(_renamed(tokenizer).tokenizer.encode(text, add_special_tokens=False).ids)
+    return _plain_ids(_renamed(tokenizer).tokenizer, text)
 
 
-def _in_pieces(
-    tokenizer: PreTrainedTokenizerBase, text: Marked, add_special_tokens: bool
-) -> list[int]:
+def _plain_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _in_pieces(tokenizer: PreTrainedTokenizerBase, text: Marked) -> list[int]:
     """What a tokenizer written in Python can do: no merge crosses a spelled control token."""
     ids: list[int] = []
-    for place, piece in enumerate(re.split(f"([{''.join(text.spelled)}])", text.text)):
+    for piece in re.split(f"([{''.join(text.spelled)}])", text.text):
         if piece in text.spelled:
             ids += _literal(tokenizer, text.spelled[piece])
-        elif piece or place == 0:
-            first = add_special_tokens and place == 0
-            found = tokenizer(piece, add_special_tokens=first, return_special_tokens_mask=True)
-            ids += found["input_ids"][
-                : len(found["input_ids"]) - appended(found["special_tokens_mask"])
-            ]
+        elif piece:
+            ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
     return ids
 
 
@@ -185,6 +176,6 @@ def _rename(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, str]) -> Tok
     return copy
 
 
-def _pattern(tokens: Mapping[str, str]) -> re.Pattern[str]:
+def _pattern(tokens: Iterable[str]) -> re.Pattern[str]:
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")

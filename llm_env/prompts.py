@@ -14,8 +14,9 @@ How they become text is a property of a model, so it is kept with its tokenizer,
     plain     a string as it is; several turns are refused
 
 Text callables (`Scorer`) receive prompts as they were handed in, never the rendered text: a judge
-of another family must not read the control tokens of this one. Text of a user that spells a control
-token is read as that token, as in any string. Absent: tools, images, truncation.
+of another family must not read the control tokens of this one. A string that is used as it is may
+write control tokens; a message that spells one is text (rendered_ids.py). Absent: tools, images,
+truncation.
 """
 
 from __future__ import annotations

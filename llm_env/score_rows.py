@@ -16,39 +16,22 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from constrained_rl.errors import Notice
-from llm_env.control_tokens import (
-    Marked,
-    control_tokens,
-    decode_said,
-    encode_marked,
-    encode_said,
-    marked,
-    stand_ins,
-)
+from llm_env.control_tokens import control_tokens, decode_said, encode_said, without_end
 from llm_env.policy import context_length
 from llm_env.prompts import (
     Prompt,
     PromptFormat,
-    is_templated,
     prompt_format,
     render_conversation,
     render_prompt,
-    said_in,
     with_prompt_format,
-    with_said,
 )
+from llm_env.rendered_ids import appends, rendered_ids
 from llm_env.score_files import damaged
-from llm_env.tokens import (
-    TokenPair,
-    appends,
-    encode_pairs,
-    encode_prompt_rows,
-    rendered_rows,
-    require_pairs,
-)
+from llm_env.tokens import TokenPair, encode_pairs, encode_prompt_rows, require_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -80,10 +63,10 @@ def read_as_of(folder: Path, about: Mapping[str, Any]) -> ReadAs | None:
     told = about.get("read_as")
     if told is None:
         return None
-    form, end = (told.get("form"), told.get("end")) if isinstance(told, dict) else (None, None)
-    if form not in get_args(Format) or not (end is None or isinstance(end, int)):
-        raise damaged(folder, f"the entry read_as of its score head is {told!r}")
-    return ReadAs(form, end)
+    match told:
+        case {"form": "crl" | "beaver" | "classification" as form, "end": int() | None as end}:
+            return ReadAs(form, end)
+    raise damaged(folder, f"its score head says read_as = {told!r}")
 
 
 @dataclass(frozen=True)
@@ -113,10 +96,8 @@ class Rows:
         The ids stay as they are, unless a control token is among them: what other readers see of
         such a response is its text, without that token.
         """
-        control = set(control_tokens(self.tokenizer).values())
-        eos = self.tokenizer.eos_token_id
-        # generation ends at eos, so it is nowhere but at the end
-        said = [list(row[:-1] if list(row[-1:]) == [eos] else row) for row in answers]
+        control = {self.tokenizer.eos_token_id, *control_tokens(self.tokenizer).values()}
+        said = [without_end(row, control) for row in answers]
         odd = [place for place, row in enumerate(said) if not control.isdisjoint(row)]
         for place in odd:
             text = decode_said(self.tokenizer, said[place])
@@ -126,15 +107,8 @@ class Rows:
 
     def _whole(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[TokenPair]:
         """Texts in two parts each: what the ids of the prompt alone begin with, and the rest."""
-        texts = [self._text(*pair) for pair in zip(prompts, responses, strict=True)]
-        rows = rendered_rows(self.tokenizer, prompts, texts)
-        for place, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            if spelled := self._spelled(prompt, response, texts[place]):
-                rows[place] = encode_marked(
-                    self.tokenizer,
-                    self._marked(prompt, response, spelled),
-                    add_special_tokens=not is_templated(prompt, self.tokenizer),
-                )
+        said = list(zip(prompts, responses, strict=True))
+        rows = rendered_ids(self.tokenizer, said, self._text)
         pairs = []
         for alone, row in zip(encode_prompt_rows(self.tokenizer, prompts), rows, strict=True):
             read = len(row)
@@ -143,21 +117,6 @@ class Rows:
             asked = min(_shared(alone, row), read)
             pairs.append((row[:asked], row[asked:read]))
         return pairs
-
-    def _spelled(self, prompt: Prompt, response: str, text: str) -> dict[str, str]:
-        """Control tokens that a prompt's turns or a response spell, by their stand-ins."""
-        said = [*said_in(prompt, self.tokenizer), response]
-        return {
-            mark: token
-            for mark, token in stand_ins(self.tokenizer, said).items()
-            # a template may look for a token (one that ends a thought): then it is the template's
-            if self._marked(prompt, response, {mark: token}).plain == text
-        }
-
-    def _marked(self, prompt: Prompt, response: str, spelled: Mapping[str, str]) -> Marked:
-        """The text with stand-ins for what its prompt's turns and its response spell."""
-        asked = with_said(prompt, self.tokenizer, lambda text: marked(text, spelled))
-        return Marked(self._text(asked, marked(response, spelled)), spelled)
 
     def _text(self, prompt: Prompt, response: str) -> str:
         text = render_conversation(prompt, response, self.tokenizer)

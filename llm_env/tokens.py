@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from constrained_rl.errors import InputError
-from llm_env.control_tokens import appended, decode_said, encode_said
-from llm_env.prompts import Prompt, is_templated, render_prompt
+from llm_env.control_tokens import decode_said, encode_said, without_end
+from llm_env.prompts import Prompt, render_prompt
+from llm_env.rendered_ids import rendered_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -180,11 +181,6 @@ def require_fit(pairs: Sequence[TokenPair], max_tokens: int | None) -> None:
             )
 
 
-def appends(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer puts a token behind every text."""
-    return appended(tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]) > 0
-
-
 def pair_rows(pairs: Sequence[TokenPair], pad_id: int) -> TokenRows:
     """Rows of prompt and response pairs."""
     prompts = pad([prompt for prompt, _ in pairs], pad_id, left=True)
@@ -212,12 +208,13 @@ def decode_responses(
     response_ids: Tensor,  # [B, T]
     response_mask: Tensor,  # [B, T] bool
 ) -> list[str]:
-    """Texts of the real response tokens, special tokens left out, spaces as they were."""
+    """Texts of the real response tokens, control tokens and eos left out, spaces as they were."""
     rows = [
         ids[keep].tolist()
         for ids, keep in zip(response_ids.cpu(), response_mask.cpu().bool(), strict=True)
     ]
-    return [decode_said(tokenizer, row) for row in rows]
+    # an eos that is no control token (one that was chosen) would be decoded as text
+    return [decode_said(tokenizer, without_end(row, {tokenizer.eos_token_id})) for row in rows]
 
 
 def encode_prompt_rows(
@@ -226,31 +223,12 @@ def encode_prompt_rows(
     """Prompt ids up to where the response begins; an empty prompt is an error."""
     if not prompts:
         raise InputError("no prompts were given; at least one is needed")
-    texts = [render_prompt(prompt, tokenizer) for prompt in prompts]
-    rows = rendered_rows(tokenizer, prompts, texts)
+    said = [(prompt, "") for prompt in prompts]
+    rows = rendered_ids(tokenizer, said, lambda prompt, _: render_prompt(prompt, tokenizer))
     for index, row in enumerate(rows):
         if not row:
             raise InputError(
                 f"prompt {index} ({prompts[index]!r}) has no tokens: a response needs something to "
                 "follow; drop it or add a beginning-of-sequence token"
             )
-    return rows
-
-
-def rendered_rows(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], texts: Sequence[str]
-) -> list[list[int]]:
-    """Ids of texts that prompts became, with what the tokenizer puts before a text (bos).
-
-    What it appends (`add_eos_token`, a post-processor `$A </s>`) is left out: a prompt is not over
-    where the response begins. A chat template writes its special tokens itself; adding them again
-    would double the bos.
-    """
-    found = tokenizer(list(texts), return_special_tokens_mask=True)
-    rows: list[list[int]] = found["input_ids"]
-    behind = max(map(appended, found["special_tokens_mask"]))
-    rows = [row[: len(row) - behind] for row in rows] if behind else rows
-    for index, prompt in enumerate(prompts):
-        if is_templated(prompt, tokenizer):
-            rows[index] = tokenizer(texts[index], add_special_tokens=False)["input_ids"]
     return rows
