@@ -79,12 +79,27 @@ class Marked:
         return unmarked(self.text, self.spelled)
 
 
-def stand_ins(tokenizer: PreTrainedTokenizerBase, said: Sequence[str]) -> dict[str, str]:
-    """Control tokens that texts spell, by the character that can stand for each."""
-    tokens = control_tokens(tokenizer)
-    pattern = _pattern(tokens)
-    spelled = {token for text in said for token in pattern.findall(text)}
-    return {chr(MARKS + place): token for place, token in enumerate(tokens) if token in spelled}
+@dataclass(frozen=True)
+class StandIns:
+    """Finds the control tokens of one tokenizer in texts."""
+
+    tokens: tuple[str, ...]
+    pattern: re.Pattern[str]
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> StandIns:
+        """Those of a tokenizer."""
+        tokens = tuple(control_tokens(tokenizer))
+        return cls(tokens, _pattern(tokens))
+
+    def spelled(self, said: Sequence[str]) -> dict[str, str]:
+        """Control tokens that texts spell, by the character that can stand for each."""
+        found = {token for text in said for token in self.pattern.findall(text)}
+        return {
+            chr(MARKS + place): token
+            for place, token in enumerate(self.tokens if found else ())
+            if token in found
+        }
 
 
 def marked(text: str, spelled: Mapping[str, str]) -> str:

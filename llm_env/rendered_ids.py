@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from llm_env.control_tokens import Marked, encode_marked, marked, stand_ins
+from llm_env.control_tokens import Marked, StandIns, encode_marked, marked
 from llm_env.prompts import Prompt, is_templated, said_in, with_said
 
 if TYPE_CHECKING:
@@ -28,11 +28,18 @@ def rendered_ids(
     """Ids of the texts that `write` makes; a chat template writes its special tokens itself."""
     texts = [write(*one) for one in said]
     rows: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    before = opening(tokenizer, texts)
+    before, stand_ins = opening(tokenizer, texts), StandIns.of(tokenizer)
     for index, (text, one) in enumerate(zip(texts, said, strict=True)):
-        if spelled := _spelled(tokenizer, one, write, text):
+        prompt, response = one
+        spelled = {
+            mark: token
+            for mark, token in stand_ins.spelled([*said_in(prompt, tokenizer), response]).items()
+            # a template may look for a token (one that ends a thought): then it is the template's
+            if _marked(tokenizer, one, write, {mark: token}).plain == text
+        }
+        if spelled:
             rows[index] = encode_marked(tokenizer, _marked(tokenizer, one, write, spelled))
-        if not is_templated(one[0], tokenizer):  # there, a bos would be doubled
+        if not is_templated(prompt, tokenizer):  # there, a bos would be doubled
             rows[index] = [*before, *rows[index]]
     return rows
 
@@ -52,19 +59,6 @@ def appends(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokenizer puts a token behind every text."""
     mask: list[int] = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
     return mask[-1:] == [1]
-
-
-def _spelled(
-    tokenizer: PreTrainedTokenizerBase, one: Said, write: Write, text: str
-) -> dict[str, str]:
-    """Control tokens that messages or a response spell, by their stand-ins."""
-    prompt, response = one
-    return {
-        mark: token
-        for mark, token in stand_ins(tokenizer, [*said_in(prompt, tokenizer), response]).items()
-        # a template may look for a token (one that ends a thought): then it is the template's
-        if _marked(tokenizer, one, write, {mark: token}).plain == text
-    }
 
 
 def _marked(

@@ -150,9 +150,9 @@ def _prepare(
         detect_format(folder)  # says so
     own = _tokenizer(source, folder, tokenizer)
     read_as = folder_read_as(folder, kind)
+    own = in_own_format(read_as or ReadAs(), own, source.prompt_format)
     if read_as is None:
         tell_of_old(folder, own)
-    own = in_own_format(read_as or ReadAs(), own, source.prompt_format)
     roles = {item.role for item in group}
     role = group[0].role if len(roles) == 1 else None  # None: as the model's config says
     return lambda: _load(source, kind, role, own, device)
