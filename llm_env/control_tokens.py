@@ -29,6 +29,8 @@ MARKS, NAMES = 0xF0000, 0x100000
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Ids of the tokens that decoding leaves out, by what they look like."""
+    if not tokenizer.is_fast:
+        return dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     special = set(tokenizer.all_special_ids)
     return {
         token.content: index
@@ -124,9 +126,9 @@ def encode_marked(tokenizer: PreTrainedTokenizerBase, text: Marked) -> list[int]
 
 def _literal(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if not tokenizer.is_fast:
-        ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)[
-            "input_ids"
-        ]
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not set(tokenizer.all_special_ids).isdisjoint(ids):
+            ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
     return _plain_ids(_renamed(tokenizer).tokenizer, text)
 
