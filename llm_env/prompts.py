@@ -14,14 +14,15 @@ How they become text is a property of a model, so it is kept with its tokenizer,
     plain     a string as it is; several turns are refused
 
 Text callables (`Scorer`) receive prompts as they were handed in, never the rendered text: a judge
-of another family must not read the control tokens of this one. Text of a user that spells a control
-token is read as that token, as in any string. Absent: tools, images, truncation.
+of another family must not read the control tokens of this one. A string that is used as it is may
+write control tokens; a message that spells one is text (rendered_ids.py). Absent: tools, images,
+truncation.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from constrained_rl.errors import InputError
@@ -118,18 +119,42 @@ def render_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str:
     Raises:
         InputError: the prompt is malformed, or its turns have no text in the tokenizer's format.
     """
+    if isinstance(prompt, str) and not _has_format(prompt, tokenizer):
+        return prompt
     form = _form(prompt, tokenizer)
-    if isinstance(prompt, str):
-        if form == "plain" or (form == "beaver" and _is_paper_text(prompt)):
-            return prompt
-        prompt = [{"role": "user", "content": prompt}]
-    try:
-        messages = checked_prompt(prompt)
-    except FieldError as error:
-        raise InputError(f"{error} (found in {prompt!r:.200})") from error
-    assert not isinstance(messages, str)
     write = {"template": _by_template, "beaver": _by_paper, "plain": _as_it_is}[form]
-    return write(messages, tokenizer)
+    return write(_messages_of(prompt), tokenizer)
+
+
+def render_conversation(prompt: Prompt, response: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text of a prompt, its response and what ends it, as score models of other makers read it.
+
+    A chat template writes all of it, also what it puts before the last answer alone; elsewhere the
+    response and eos follow the prompt.
+
+    Raises:
+        InputError: as `render_prompt`.
+    """
+    if is_templated(prompt, tokenizer):
+        answered = [*_messages_of(prompt), {"role": "assistant", "content": response}]
+        return _by_template(answered, tokenizer, asks=False)
+    return render_prompt(prompt, tokenizer) + response + (tokenizer.eos_token or "")
+
+
+def said_in(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What was said in a prompt, apart from what its format writes; [] where it has none."""
+    if not _has_format(prompt, tokenizer):
+        return []
+    return [message["content"] for message in _messages_of(prompt)]
+
+
+def with_said(
+    prompt: Prompt, tokenizer: PreTrainedTokenizerBase, change: Callable[[str], str]
+) -> Prompt:
+    """A prompt in which what was said (`said_in`) is changed."""
+    if not _has_format(prompt, tokenizer):
+        return prompt
+    return [{**turn, "content": change(turn["content"])} for turn in _messages_of(prompt)]
 
 
 def is_templated(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -142,6 +167,25 @@ def turns(prompt: Prompt) -> int:
     if isinstance(prompt, str):
         return 1
     return sum(isinstance(turn, str) or turn["role"] != "system" for turn in prompt)
+
+
+def _has_format(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a format writes around what was said; other prompts are used as they are."""
+    form = _form(prompt, tokenizer)
+    written = form == "beaver" and isinstance(prompt, str) and _is_paper_text(prompt)
+    return form != "plain" and not written
+
+
+def _messages_of(prompt: Prompt) -> list[Message]:
+    """A prompt's messages; a string is one turn of the user."""
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    try:
+        messages = checked_prompt(prompt)
+    except FieldError as error:
+        raise InputError(f"{error} (found in {prompt!r:.200})") from error
+    assert not isinstance(messages, str)
+    return messages
 
 
 def _messages(value: list[object]) -> list[Message]:
@@ -222,13 +266,15 @@ def _as_it_is(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> st
     return messages[0]["content"]
 
 
-def _by_template(messages: list[Message], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Text by the tokenizer's chat template, up to the assistant's turn."""
+def _by_template(
+    messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, asks: bool = True
+) -> str:
+    """Text by the tokenizer's chat template; where it asks, up to the assistant's turn."""
     from jinja2 import TemplateError
 
     try:
         return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks)
         )
     except (TemplateError, ValueError) as error:
         raise InputError(

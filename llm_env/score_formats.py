@@ -26,12 +26,12 @@ from torch import Tensor
 from constrained_rl.errors import InputError
 from llm_env.score_files import load_backbone, read_json, read_tensors, tensor_places
 from llm_env.score_normalizer import KINDS, NormalizerKind, ScoreNormalizer
-from llm_env.scoring import HEAD_FILE, ScoreModel
+from llm_env.score_rows import Format, ReadAs, read_as_of
+from llm_env.scoring import ABOUT_FILE, HEAD_FILE, ScoreModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Format: TypeAlias = Literal["crl", "beaver", "classification"]
 Role: TypeAlias = Literal["reward", "cost"]
 BEAVER_HEAD = "score_head.weight"
 CLASSIFIER_HEADS = ("score.weight", "classifier.weight")
@@ -64,6 +64,18 @@ def detect_format(directory: str | Path) -> Format:
         f"{HEAD_FILE} (crl), a tensor {BEAVER_HEAD} (beaver), or {' or '.join(CLASSIFIER_HEADS)} "
         "(classification)"
     )
+
+
+def folder_read_as(directory: str | Path, form: Format) -> ReadAs | None:
+    """What decides how a model on disk reads; None: one of ours, written before folders said it.
+
+    Raises:
+        InputError: the folder says it wrongly.
+    """
+    about = Path(directory) / ABOUT_FILE
+    if form != "crl":
+        return ReadAs(form)
+    return read_as_of(Path(directory), read_json(about)) if about.is_file() else None
 
 
 def load_score_model(
@@ -155,6 +167,7 @@ def _load_beaver(
         normalizer=_normalizer(folder, config, tensors, role),
     )
     model.load_head(weight, bias, str(folder))
+    model.read_as = ReadAs("beaver")
     return model
 
 
@@ -214,6 +227,7 @@ def _load_classifier(
     _require_causal(backbone, folder)
     model = ScoreModel(backbone, named if told else len(weight), bias=bias is not None)
     model.load_head(weight, bias, str(folder))
+    model.read_as = ReadAs("classification")
     return model
 
 

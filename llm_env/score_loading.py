@@ -19,10 +19,11 @@ from torch import Tensor
 from constrained_rl.errors import InputError
 from llm_env.collectors import Responses
 from llm_env.http_json import Patience
-from llm_env.prompts import Prompt, PromptFormat, prompt_format, with_prompt_format
+from llm_env.prompts import Prompt, prompt_format
 from llm_env.score_client import RemoteScores
-from llm_env.score_formats import Format, Role, detect_format, load_score_model
-from llm_env.score_reading import Reader, end_tokens, load_tokenizer_of
+from llm_env.score_formats import Role, detect_format, folder_read_as, load_score_model
+from llm_env.score_reading import Reader, load_tokenizer_of
+from llm_env.score_rows import Format, ReadAs, in_own_format, score_rows, tell_of_old
 from llm_env.score_sources import ScoreSource
 from llm_env.scoring import ScoreModel
 from llm_env.sign_check import Direction, check_sign, enforce, sign_pairs
@@ -148,7 +149,10 @@ def _prepare(
     if not folder.is_dir():
         detect_format(folder)  # says so
     own = _tokenizer(source, folder, tokenizer)
-    own = with_prompt_format(own, _prompt_format(source, kind, own))
+    read_as = folder_read_as(folder, kind)
+    own = in_own_format(read_as or ReadAs(), own, source.prompt_format)
+    if read_as is None:
+        tell_of_old(folder, own)
     roles = {item.role for item in group}
     role = group[0].role if len(roles) == 1 else None  # None: as the model's config says
     return lambda: _load(source, kind, role, own, device)
@@ -194,19 +198,6 @@ def _tokenizer(
     return policy
 
 
-def _prompt_format(
-    source: ScoreSource, kind: Format, tokenizer: PreTrainedTokenizerBase
-) -> PromptFormat:
-    """How the model wants prompts: as the source says, else its folder, else its format."""
-    if source.prompt_format != "auto":
-        return source.prompt_format
-    if kind == "beaver":
-        return "beaver"  # whatever a tokenizer that is the policy's says
-    told = prompt_format(tokenizer)
-    templated = kind == "classification" and tokenizer.chat_template is not None
-    return "template" if told == "auto" and templated else told
-
-
 def _load(
     source: ScoreSource,
     kind: Format,
@@ -218,19 +209,15 @@ def _load(
     assert source.path is not None
     model = load_score_model(source.path, kind, getattr(torch, source.dtype), role)
     _require_vocabulary(model, tokenizer, source.path)
-    end = () if source.append_eos is False else end_tokens(tokenizer)
-    if source.append_eos is None and kind == "classification":
-        pad = model.backbone.config.get_text_config().pad_token_id
-        # transformers pools at the last token that is not pad; where pad is eos, before the eos
-        while end and end[-1] == pad:
-            end = end[:-1]
+    form = prompt_format(tokenizer)
+    rows = score_rows(model.read_as, tokenizer, model.backbone.config, form, source.append_eos)
     if not source.offload:
         model = model.to(device)
     elif device.type == "cuda":
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.pin_memory()
     return ReaderOrigin(
-        Reader(model, tokenizer, end, source.batch_size, device, source.too_long, source.path)
+        Reader(model, rows, source.batch_size, device, source.too_long, source.path)
     )
 
 

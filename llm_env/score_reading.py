@@ -1,11 +1,13 @@
 """How a score model on disk reads a prompt and a response: its own tokens, prompt format and end.
 
-    prompt in the model's own format, response, end of turn        scored at the last token
+    prompt in the model's own format, response, its end        scored at the last token
 
-A policy with the same tokens hands over the response's ids as they were generated; any other
-policy's response is decoded and tokenized anew. Prompts are always rendered in the model's own
-format from what was handed in. Every response is read with the end that the model was trained to
-see, whether or not the policy produced it, so that both ways and a scoring service agree.
+Rows are those of its training (score_rows.py). To one of our models, a policy with the same tokens
+hands over the response's ids as they were generated; any other response is decoded and tokenized
+anew. Prompts are always rendered in the model's own format from what was handed in. Every response
+is read with the end that the model was trained to see, whether or not the policy produced it, and
+without control tokens that were sampled in its middle, so that both ways, judges and a scoring
+service agree.
 Absent: scores of every token; statistics of scores (score_normalizer.py).
 """
 
@@ -22,16 +24,15 @@ import torch
 from torch import Tensor, nn
 
 from constrained_rl.errors import InputError
-from llm_env.policy import context_length
-from llm_env.prompts import Prompt, prompt_format
+from llm_env.prompts import Prompt
+from llm_env.score_rows import Rows
 from llm_env.scoring import ScoreModel
-from llm_env.tokens import TokenRows, encode_pairs, pad
+from llm_env.tokens import TokenRows, pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TooLong: TypeAlias = Literal["error", "cut_prompt"]
-PROBE = "answer"
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ class Reader:
     """A score model, and how texts become what it was trained on."""
 
     model: ScoreModel
-    tokenizer: PreTrainedTokenizerBase  # its prompt format is the model's
-    end: tuple[int, ...]  # tokens behind every response
+    rows: Rows
     batch_size: int
     device: torch.device  # where it scores; the weights may live elsewhere in between
     too_long: TooLong = "error"
@@ -48,23 +48,27 @@ class Reader:
 
     def texts(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """Scores [B, S] of texts."""
-        pairs = encode_pairs(self.tokenizer, prompts, responses)
-        return self._score([(prompt, answer[:-1]) for prompt, answer in pairs])
+        return self._score(self.rows.pairs(prompts, responses))
 
     def tokens(self, prompts: Sequence[Prompt], rows: TokenRows) -> Tensor:
         """Scores [B, S] of generated rows whose ids are this model's own."""
-        pairs = encode_pairs(self.tokenizer, prompts, [""] * len(prompts))
-        eos = self.tokenizer.eos_token_id
         ids, mask = rows.response_ids.cpu(), rows.response_mask.cpu().bool()
         answers = [row[real].tolist() for row, real in zip(ids, mask, strict=True)]
-        # generation ends at eos, so it is nowhere but at the end
-        bodies = [answer[:-1] if answer[-1:] == [eos] else answer for answer in answers]
-        asked = [prompt for prompt, _ in pairs]
-        return self._score(list(zip(asked, bodies, strict=True)))
+        return self._score(self.rows.generated(prompts, answers))
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's own, in its prompt format."""
+        return self.rows.tokenizer
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        """Tokens behind every response; () where a whole text has its end in it."""
+        return self.rows.end
 
     def shares_tokens(self, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Whether a policy's response ids mean the same here."""
-        return same_tokens(tokenizer, self.tokenizer)
+        """Whether a policy's response ids can be read as they are."""
+        return not self.rows.whole and same_tokens(tokenizer, self.tokenizer)
 
     def readable(self, texts: Sequence[str]) -> float:
         """Share of the words of texts that survive tokenization: 0 … 1."""
@@ -98,38 +102,18 @@ class Reader:
 
     def _row(self, index: int, prompt: list[int], answer: list[int]) -> list[int]:
         """Ids of one row, within the context."""
-        context = context_length(self.model.backbone.config)
-        row = [*prompt, *answer, *self.end]
+        context, row = self.rows.context, [*prompt, *answer]
         if context is None or len(row) <= context:
             return row
-        room = context - len(answer) - len(self.end)
+        room = context - len(answer)
         if self.too_long == "cut_prompt" and room > 0:
-            return [*prompt[-room:], *answer, *self.end]
+            return [*prompt[-room:], *answer]
         raise InputError(
             f"{self.name} sees {context} tokens, but row {index} of this batch has {len(row)}: "
-            f"{len(prompt)} of the prompt, {len(answer)} of the response, {len(self.end)} of its "
+            f"{len(prompt)} of the prompt, {len(answer)} of the response and of its "
             'end. Shorten max_new_tokens or the prompts, or set too_long = "cut_prompt" to drop '
             "the beginning of such prompts"
         )
-
-
-def end_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """What a score model was trained to see behind a response: eos, or what its template writes.
-
-    A template that changes the response or the prompt (one that removes reasoning) has no end of
-    its own to be found; there, too, it is eos.
-    """
-    if prompt_format(tokenizer) == "template":
-        turns = [{"role": "user", "content": PROBE}]
-        asked = str(
-            tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        )
-        turns.append({"role": "assistant", "content": PROBE})
-        whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
-        if whole.startswith(asked + PROBE) and len(whole) > len(asked + PROBE):
-            text = whole[len(asked + PROBE) :]
-            return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return (tokenizer.eos_token_id,)
 
 
 def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:

@@ -1,8 +1,8 @@
 """Training of reward and cost models on preferences, and their accuracies.
 
 One score or K on one trunk, the losses of preference_losses.py; both responses of a pair pass the
-model in one batch, each scored at its last token, the eos. Pairs become token ids and small numbers
-(an order and signs per score) in one pass, so a million of them need not be in memory.
+model in one batch, each scored at the end of its row (score_rows.py). Pairs become token ids and
+small numbers (an order and signs per score) in one pass, so a million need not be in memory.
 Absent: statistics of scores.
 """
 
@@ -22,12 +22,12 @@ from torch import Tensor
 from constrained_rl.errors import InputError
 from constrained_rl.sections import Count, NonNegative, Positive
 from llm_env.category_pairs import CategoryPair
-from llm_env.policy import context_length
 from llm_env.preference_losses import labelled_pair_loss
 from llm_env.preferences import CostPair, RewardPair
+from llm_env.score_rows import ReadAs, Rows, score_rows, trained
 from llm_env.scoring import ScoreModel
 from llm_env.supervised import FitConfig, Progress, fit
-from llm_env.token_store import OverLength, Texts, TokenStore, encode_examples
+from llm_env.token_store import Encode, OverLength, Texts, TokenStore, encode_examples
 from llm_env.tokens import check_tokenizer, pad
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class LabelledPairs:
 
     def read(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        encode: Encode,
         pairs: Iterable[Pair],
         kind: Kind,
         limit: int | None,
@@ -98,7 +98,7 @@ class LabelledPairs:
             return pair.prompt, pair.responses
 
         of: Texts[Pair] = Texts(texts, self._label)  # type: ignore[arg-type]
-        encoded = encode_examples(tokenizer, pairs, of, limit, over_length)
+        encoded = encode_examples(encode, pairs, of, limit, over_length)
         self.stores, self.dropped = encoded.stores, encoded.dropped
         if not self.stores:
             raise InputError("there are no examples to train on; expected at least one")
@@ -164,15 +164,22 @@ def label_pairs(
     config: ScoreConfig,
     heads: int = 1,
 ) -> LabelledPairs:
-    """Pairs as ids and labels, for a score model on `trunk` with so many scores of this kind.
+    """Pairs as ids and labels, for a new score model on `trunk` with so many scores of this kind.
 
     Raises:
         InputError: there are none, they are of another kind, or some do not fit and may not be
             dropped.
     """
+    return label_rows(score_rows(ReadAs(), tokenizer, trunk), pairs, kind, config, heads)
+
+
+def label_rows(
+    rows: Rows, pairs: Iterable[Pair], kind: Kind, config: ScoreConfig, heads: int = 1
+) -> LabelledPairs:
+    """As `label_pairs`, for a score model that reads in a way of its own."""
     found = LabelledPairs(heads)
-    limit = config.max_tokens or context_length(trunk)
-    found.read(tokenizer, pairs, kind, limit, config.over_length)
+    limit = config.max_tokens or rows.context
+    found.read(rows.pairs, pairs, kind, limit, config.over_length)
     return found
 
 
@@ -186,7 +193,7 @@ def _labelled(
     if isinstance(pairs, LabelledPairs):
         return pairs
     heads = model.heads if kind == "costs" else 1
-    return label_pairs(model.backbone.config, tokenizer, pairs, kind, config, heads)
+    return label_rows(model.rows(tokenizer), pairs, kind, config, heads)
 
 
 def train_score_model(
@@ -208,6 +215,7 @@ def train_score_model(
     check_tokenizer(tokenizer)
     data = _labelled(model, tokenizer, pairs, kind, config)
     require_labels(data, model.names, kind, config)
+    model.read_as = trained(model.read_as, tokenizer)
     order, sign = data.order * int(config.ranking), data.sign * int(config.sign)
 
     def loss(batch: list[int]) -> Tensor:

@@ -1,6 +1,6 @@
 """Scores of responses and values of states: a transformer trunk with a linear head in float32.
 
-A reward or cost model reads its score at the last real token, eos included as trained, found by
+A reward or cost model reads its score at the last real token of a row (score_rows.py), found by
 arithmetic on the attention mask and never by comparing ids: the reference implementation's
 `≠ unk` mask puts the score of GPT-2 on the wrong token. A critic reads the same trunk at every
 decision. Rewards and costs need no such model: any callable on texts is a `Scorer`.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from constrained_rl.checkpoint import write_text
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
-from llm_env.policy import context_length, forward_parameters, position_argument
+from llm_env.policy import forward_parameters, position_argument
 from llm_env.prompts import Prompt
 from llm_env.score_files import (
     UNREADABLE,
@@ -32,14 +33,15 @@ from llm_env.score_files import (
     read_json,
 )
 from llm_env.score_normalizer import ScoreNormalizer
-from llm_env.tokens import TokenRows, encode_texts, last_real, pad, position_ids
+from llm_env.score_rows import ReadAs, Rows, read_as_of, score_rows
+from llm_env.tokens import TokenRows, last_real, pad, position_ids, require_fit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HEAD_FILE = "score_head.safetensors"
 ABOUT_FILE = "score_head.json"
-"""names of the heads, and how scores are standardised"""
+"""names of the heads, how scores are standardised, and how rows are read"""
 
 
 class Scorer(Protocol):
@@ -83,12 +85,18 @@ class ScoreModel(nn.Module):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         self.normalizer = normalizer
+        self.read_as = ReadAs()
+        """what decides how prompts and responses become its rows"""
         self.train(False)
 
     @property
     def heads(self) -> int:
         """Number of scores, S."""
         return self.head.out_features
+
+    def rows(self, tokenizer: PreTrainedTokenizerBase) -> Rows:
+        """How prompts and responses become the rows that it was, and is, trained on."""
+        return score_rows(self.read_as, tokenizer, self.backbone.config)
 
     @classmethod
     def from_causal_lm(
@@ -142,6 +150,7 @@ class ScoreModel(nn.Module):
             normalizer=normalizer,
         )
         score_model.load_head(weight, bias, str(directory))
+        score_model.read_as = read_as_of(folder, about) or ReadAs()
         return score_model
 
     def load_head(self, weight: Tensor, bias: Tensor | None, source: str) -> None:
@@ -168,7 +177,7 @@ class ScoreModel(nn.Module):
         with quiet_transformers():
             self.backbone.save_pretrained(folder)
         head = {name: value.contiguous() for name, value in self.head.state_dict().items()}
-        about: dict[str, object] = {"names": list(self.names)}
+        about: dict[str, object] = {"names": list(self.names), "read_as": asdict(self.read_as)}
         if self.normalizer is not None:
             head |= {f"normalizer.{k}": v for k, v in self.normalizer.state_dict().items()}
             about["normalizer"] = {"kind": self.normalizer.kind, "active": self.normalizer.active}
@@ -250,9 +259,11 @@ def score_texts(
     responses: Sequence[str],
     batch_size: int = 64,
 ) -> Tensor:
-    """First score [B] of texts, each response followed by eos; batches hold similar lengths."""
-    context = context_length(model.backbone.config)
-    rows = encode_texts(tokenizer, prompts, responses, context)
+    """First score [B] of texts, as the model was trained to read; batches hold similar lengths."""
+    read = model.rows(tokenizer)
+    pairs = read.pairs(prompts, responses)
+    require_fit(pairs, read.context)
+    rows = [prompt + answer for prompt, answer in pairs]
     scores = torch.empty(len(rows))
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     for start in range(0, len(rows), batch_size):

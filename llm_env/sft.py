@@ -7,6 +7,7 @@ The log-probability is the one reinforcement learning uses (policy.py). Absent: 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from llm_env.policy import context_length, response_logp
 from llm_env.prompts import Prompt
 from llm_env.supervised import FitConfig, Progress, fit
 from llm_env.token_store import Texts, TokenStore, encode_examples
-from llm_env.tokens import TokenRows, check_tokenizer, pair_rows
+from llm_env.tokens import TokenRows, check_tokenizer, encode_pairs, pair_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -108,7 +109,9 @@ def encode_demonstrations(
     """
     limit = config.max_tokens or context_length(model)
     texts: Texts[tuple[Prompt, str]] = Texts(lambda pair: (pair[0], pair[1:]))
-    encoded = encode_examples(tokenizer, pairs, texts, limit, config.over_length)
+    encoded = encode_examples(
+        partial(encode_pairs, tokenizer), pairs, texts, limit, config.over_length
+    )
     if not encoded.stores:
         raise InputError("there are no examples to train on; expected at least one")
     return encoded.stores[0]

@@ -15,20 +15,19 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from constrained_rl.errors import InputError
 from llm_env.data.lazy import LazySequence
 from llm_env.prompts import Prompt
-from llm_env.tokens import TokenPair, encode_pairs
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from llm_env.tokens import TokenPair
 
 E = TypeVar("E")
 OverLength = Literal["error", "drop"]
+Encode: TypeAlias = Callable[[Sequence[Prompt], Sequence[str]], list[TokenPair]]
+"""Ids of prompts and of their responses"""
 IN_MEMORY = 64 * 2**20  # bytes
 CHUNK = 256  # examples tokenized together
 
@@ -108,7 +107,7 @@ class Texts(Generic[E]):
 
 
 def encode_examples(
-    tokenizer: PreTrainedTokenizerBase,
+    encode: Encode,
     examples: Iterable[E],
     texts: Texts[E],
     limit: int | None,
@@ -125,7 +124,7 @@ def encode_examples(
     first = ""
     source = iter(examples)
     while chunk := list(islice(source, CHUNK)):
-        for example, pairs in zip(chunk, _encode(tokenizer, chunk, texts), strict=True):
+        for example, pairs in zip(chunk, _encode(encode, chunk, texts), strict=True):
             stores = stores or tuple(TokenStore() for _ in pairs)
             longest = max(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
             if limit is not None and len(longest[0]) + len(longest[1]) > limit:
@@ -150,14 +149,12 @@ def encode_examples(
     return Encoded(stores, dropped)
 
 
-def _encode(
-    tokenizer: PreTrainedTokenizerBase, chunk: Sequence[E], texts: Texts[E]
-) -> list[list[TokenPair]]:
+def _encode(encode: Encode, chunk: Sequence[E], texts: Texts[E]) -> list[list[TokenPair]]:
     """Token pairs of each example, one per response."""
     parts = [texts.of(example) for example in chunk]
     prompts = [prompt for prompt, _ in parts]
     by_response = [
-        encode_pairs(tokenizer, prompts, [responses[which] for _, responses in parts])
+        encode(prompts, [responses[which] for _, responses in parts])
         for which in range(len(parts[0][1]))
     ]
     return [list(pairs) for pairs in zip(*by_response, strict=True)]

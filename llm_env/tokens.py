@@ -3,7 +3,8 @@
 A row is a left-padded prompt of width P followed by a right-padded response of width T, so every
 response starts in the same column. Masks come from construction (who put this token here), never
 from comparing ids: families in which pad, eos and unk are one token (GPT-2) work like any other.
-A prompt is a string, used as it is, or several turns, rendered here at the border (prompts.py).
+A prompt is a string, used as it is, or several turns, rendered here at the border (prompts.py). A
+response is what somebody said: control tokens that it spells are text (control_tokens.py).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor
 
 from constrained_rl.errors import InputError
-from llm_env.prompts import Prompt, is_templated, render_prompt
+from llm_env.control_tokens import decode_said, encode_said, without_end
+from llm_env.prompts import Prompt, render_prompt
+from llm_env.rendered_ids import rendered_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -129,7 +132,7 @@ def encode_prompts(
 
     Nothing is truncated: a prompt that does not fit is the user's to shorten or to drop.
     """
-    rows = _prompt_rows(tokenizer, prompts)
+    rows = encode_prompt_rows(tokenizer, prompts)
     for index, row in enumerate(rows):
         if len(row) > max_prompt_tokens:
             raise InputError(
@@ -150,33 +153,32 @@ def encode_pairs(
     The two parts are tokenized apart, as generation does, so that a trained row and a generated
     row with the same text hold the same ids.
     """
-    if len(prompts) != len(responses):
-        raise InputError(f"{len(prompts)} prompts but {len(responses)} responses; they go in pairs")
+    require_pairs(prompts, responses)
     if not prompts:
         return []
-    answers = tokenizer(list(responses), add_special_tokens=False)["input_ids"]
+    answers = encode_said(tokenizer, responses)
     pairs = [
         (prompt, [*answer, tokenizer.eos_token_id])
-        for prompt, answer in zip(_prompt_rows(tokenizer, prompts), answers, strict=True)
+        for prompt, answer in zip(encode_prompt_rows(tokenizer, prompts), answers, strict=True)
     ]
+    require_fit(pairs, max_tokens)
+    return pairs
+
+
+def require_pairs(prompts: Sequence[object], responses: Sequence[object]) -> None:
+    """Refuse prompts and responses that do not go in pairs."""
+    if len(prompts) != len(responses):
+        raise InputError(f"{len(prompts)} prompts but {len(responses)} responses; they go in pairs")
+
+
+def require_fit(pairs: Sequence[TokenPair], max_tokens: int | None) -> None:
+    """Refuse a pair that is longer than the limit."""
     for index, (prompt, answer) in enumerate(pairs):
         if max_tokens is not None and len(prompt) + len(answer) > max_tokens:
             raise InputError(
                 f"pair {index} has {len(prompt)} + {len(answer)} tokens (prompt, response with "
                 f"eos), the limit is {max_tokens}; shorten it, drop it or raise the limit"
             )
-    return pairs
-
-
-def encode_texts(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    responses: Sequence[str],
-    max_tokens: int | None = None,
-) -> list[list[int]]:
-    """Token ids of each prompt, its response and eos in one list: what a score model reads."""
-    pairs = encode_pairs(tokenizer, prompts, responses, max_tokens)
-    return [prompt + answer for prompt, answer in pairs]
 
 
 def pair_rows(pairs: Sequence[TokenPair], pad_id: int) -> TokenRows:
@@ -206,29 +208,23 @@ def decode_responses(
     response_ids: Tensor,  # [B, T]
     response_mask: Tensor,  # [B, T] bool
 ) -> list[str]:
-    """Texts of the real response tokens, special tokens left out, spaces as they were."""
+    """Texts of the real response tokens, control tokens and eos left out, spaces as they were."""
     rows = [
         ids[keep].tolist()
         for ids, keep in zip(response_ids.cpu(), response_mask.cpu().bool(), strict=True)
     ]
-    return [
-        tokenizer.decode(row, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for row in rows
-    ]
+    # an eos that is no control token (one that was chosen) would be decoded as text
+    return [decode_said(tokenizer, without_end(row, {tokenizer.eos_token_id})) for row in rows]
 
 
-def _prompt_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Prompt ids with the tokenizer's own special tokens (bos); an empty prompt is an error.
-
-    A chat template writes its special tokens itself; adding them again would double the bos.
-    """
+def encode_prompt_rows(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
+) -> list[list[int]]:
+    """Prompt ids up to where the response begins; an empty prompt is an error."""
     if not prompts:
         raise InputError("no prompts were given; at least one is needed")
-    texts = [render_prompt(prompt, tokenizer) for prompt in prompts]
-    rows: list[list[int]] = tokenizer(texts)["input_ids"]
-    for index, prompt in enumerate(prompts):
-        if is_templated(prompt, tokenizer):
-            rows[index] = tokenizer(texts[index], add_special_tokens=False)["input_ids"]
+    said = [(prompt, "") for prompt in prompts]
+    rows = rendered_ids(tokenizer, said, lambda prompt, _: render_prompt(prompt, tokenizer))
     for index, row in enumerate(rows):
         if not row:
             raise InputError(

@@ -110,6 +110,8 @@ class Judge:
         return {name: (source, scores[name]) for name, source in sources.items()}
 
 
+READING = 2
+"""of the rows that score models read; another number where the same answer gets another score"""
 VISIT = 16
 """batches that are scored, and then kept, in one visit of the weights to the device"""
 
@@ -140,7 +142,7 @@ def score_answers(
         return [{name: value} for value in values]
 
     how = {"offload", "batch_size", "service", "sign_check", "sign_pairs"}  # not what it gives
-    unique = digest(source.model_dump(mode="json", exclude=how), state, key)
+    unique = digest(source.model_dump(mode="json", exclude=how), state, key, READING)
     file = folder / f"{model.name.replace('/', '_')}-{name}-{unique}.jsonl"
     return [row[name] for row in keep_rows(file, len(rows), VISIT * source.batch_size, make)]
 

@@ -28,12 +28,13 @@ from llm_env.models import (
     load_tokenizer,
     read_config,
 )
-from llm_env.score_formats import load_score_model
+from llm_env.score_formats import Role, detect_format, folder_read_as, load_score_model
+from llm_env.score_rows import ReadAs, score_rows
 from llm_env.score_training import (
     LabelledPairs,
     Pair,
     head_accuracies,
-    label_pairs,
+    label_rows,
     require_labels,
     train_score_model,
 )
@@ -46,15 +47,18 @@ if TYPE_CHECKING:
 
 def prepare_score(config: ScoreRunConfig, device: torch.device) -> Work:
     """The fit of a config; `InputError` when data, tokenizer or model cannot be used."""
-    source = _of_tokenizer(config)
+    source, read_as = _of_tokenizer(config), ReadAs()
     if config.model is not None:
         check_weights(config.model)
-    tokenizer, shape = load_tokenizer(source), read_config(source)
+    else:
+        read_as = folder_read_as(source.path, detect_format(source.path)) or read_as
+    rows = score_rows(read_as, load_tokenizer(source), read_config(source))
+    tokenizer = rows.tokenizer
     pairs, test, about = read_parts(config, _reader(config))
     names = _names(config)
 
     def labelled(found: Sequence[Pair]) -> LabelledPairs:
-        return label_pairs(shape, tokenizer, found, config.kind, config.fit, len(names))
+        return label_rows(rows, found, config.kind, config.fit, len(names))
 
     # held-out ones too: what is wrong with them is not to show after the fit
     examples, measured = labelled(pairs), labelled(test) if test else None
@@ -123,7 +127,8 @@ def _start(config: ScoreRunConfig, device: torch.device) -> ScoreModel:
     names = _names(config)
     if config.model is None:
         assert config.score_model is not None
-        model = load_score_model(config.score_model).to(device)
+        role: Role = "reward" if config.kind == "reward" else "cost"
+        model = load_score_model(config.score_model, role=role).to(device)
         if config.kind == "costs" and model.names != names:
             raise InputError(
                 f"{config.score_model} has the scores {', '.join(model.names) or model.heads}, but "

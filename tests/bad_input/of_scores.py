@@ -84,6 +84,13 @@ def wider_head(folder):
     save_file(state, path, metadata={"format": "pt"})
 
 
+def read_otherwise(folder):
+    """Our model beside it names a form of rows that nobody knows."""
+    path = folder.parent / "sound/score_head.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "read_as": {"form": "trl", "end": None}}))
+
+
 def checked(**settings):
     """A cost alone, with a sign check that must hold."""
     source = CostSource(path="cost", direction="higher_is_worse", sign_check="error", **settings)
@@ -125,6 +132,13 @@ CASES = (
         loaded,
         ("cost is no score model. Found the files", "of heads: score_head.bias, v_head.weight"),
         score_models(renamed("score_head.weight", "v_head.weight")),
+    ),
+    Case(
+        "score model read in an unknown way",
+        "a score_head.json that names an unknown way of reading",
+        lambda: loaded(path="sound"),
+        ("sound is damaged (its score head says read_as = {'form': 'trl'", "copy or download it"),
+        score_models(read_otherwise),
     ),
     Case(
         "score heads miscounted",

@@ -12,7 +12,7 @@ from llm_env import score_loading
 from llm_env.collectors import Responses
 from llm_env.prompts import with_prompt_format
 from llm_env.score_functions import load_named_scores, load_scores, load_text_scores
-from llm_env.score_reading import end_tokens, same_tokens, visiting
+from llm_env.score_reading import same_tokens, visiting
 from llm_env.score_sources import CostSource, ScoreSource
 from llm_env.scoring import ScoreModel
 from llm_env.tokens import join, pad
@@ -308,16 +308,6 @@ def test_classifiers_read_what_transformers_reads(family, pad_is_eos, tmp_path, 
     source = reward(tmp_path, "c", head=1)
     found = load_text_scores({"r": source}, CPU)(["hello", "hello"], said)["r"]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_template_that_rewrites_the_answer_ends_it_with_eos():
-    tokenizer = family_tokenizer("qwen")
-    # <|im_end|> and a newline
-    chat = with_prompt_format(tokenizer, "template")
-    assert chat.decode(end_tokens(chat)) == "<|im_end|>\n"
-    chat.chat_template = "{{ messages[-1].content[::-1] }}"
-    assert end_tokens(chat) == (tokenizer.eos_token_id,)
-    assert end_tokens(with_prompt_format(tokenizer, "plain")) == (tokenizer.eos_token_id,)
 
 
 def test_rows_beyond_the_context_are_refused_or_lose_their_beginning(home):
