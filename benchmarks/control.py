@@ -40,7 +40,7 @@ from resumable import (
 )
 
 from constrained_rl import Agent
-from constrained_rl.agent import evaluation_seed
+from constrained_rl.seeds import evaluation_seed
 from constrained_rl.config import RunConfig
 from constrained_rl.envs import BUILT_IN
 from constrained_rl.envs.point import point_hazard_vec
