@@ -42,7 +42,9 @@ from constrained_rl.protocols import Metrics
 from constrained_rl.seeds import evaluation_seed
 from constrained_rl.settings import merge, read_run_config, validate
 from constrained_rl.streams import stream_names
+from constrained_rl.unfinished import warn_without_episodes
 from constrained_rl.weight_average import WeightAverage
+
 
 class Agent:
     """One algorithm on one environment. Build it with the preset functions of this package."""
@@ -79,7 +81,13 @@ class Agent:
             self.envs, self.policy, windowing, names[:channels], config.seed, device
         )
         self.parts = assemble(
-            self.collector, self.policy, critic, constraints, config.multiplier, config.ppo, config.seed
+            self.collector,
+            self.policy,
+            critic,
+            constraints,
+            config.multiplier,
+            config.ppo,
+            config.seed,
         )
         if config.average > 0:
             self.parts.average = WeightAverage(self.policy, config.average)
@@ -101,7 +109,9 @@ class Agent:
 
     def iterate_until(self, iterations: int) -> Iterator[Metrics]:
         """Train until that many iterations are done, counted from the very first."""
-        return train(self.parts, iterations)
+        for metrics in train(self.parts, iterations):
+            warn_without_episodes(self.parts, iterations)
+            yield metrics
 
     def train(self, steps: int | None = None) -> Metrics:
         """Train to the end and return the last iteration's metrics."""

@@ -186,7 +186,7 @@ def is_other_length(error: Exception) -> bool:
 def reset_envs(envs: AnyVectorEnv, seed: int | list[int]) -> Any:  # noqa: ANN401
     """Start new episodes from `seed`, or from one each; the first observations [N, …]."""
     with of_processes(envs):
-        return envs.reset(seed=seed)[0]  # type: ignore[arg-type]  Gymnasium's own take a list
+        return envs.reset(seed=seed)[0]  # type: ignore[arg-type]  # a list each
 
 
 def reset_rows(envs: AnyVectorEnv, seeds: list[int], rows: Bools) -> Any:  # noqa: ANN401

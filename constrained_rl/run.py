@@ -34,6 +34,7 @@ from constrained_rl.protocols import Logger, Metrics
 from constrained_rl.provenance import write_provenance
 from constrained_rl.settings import read_run_config, require_run, to_toml
 from constrained_rl.stopping import Stopped, finishing_steps
+from constrained_rl.unfinished import require_episodes
 
 
 def default_folder(name: str, seed: int) -> Path:
@@ -161,6 +162,7 @@ def drive(
                 return
         stack.enter_context(stopping_with_processes(root, stopping))
         for metrics in train(parts, iterations):
+            require_episodes(parts, iterations)
             if evaluator is not None:
                 metrics |= evaluator(parts.iteration, parts.iteration == iterations)
             world.on_first(partial(log_to, every, parts.iteration, metrics))

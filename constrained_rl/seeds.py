@@ -75,7 +75,8 @@ class Seeds:
     def note_restarts(self, last: int) -> None:
         """Take note of the restarts of a run made before seeds were drawn here.
 
-        It restarted from 1 000 003 · its seed + iteration at checkpoints, the last time from `last`.
+        At checkpoints it restarted from 1 000 003 · its seed + iteration, the last time from
+        `last`.
         """
         first = self._run_seed * EVALUATION_SEED + 1
         if last >= first:

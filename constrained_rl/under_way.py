@@ -128,7 +128,7 @@ class UnderWay:
     def _account(
         self, reward: Array, cost: Array, mask: Bools, done: Bools
     ) -> tuple[Array, Array, Array, Array]:
-        """Add a step to the running sums; those of the finished episodes, which begin at 0 again."""
+        """Add a step to the running sums; return those of finished episodes, which begin again."""
         self.return_ += reward
         self._cost += cost
         self._length += mask
