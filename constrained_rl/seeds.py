@@ -29,16 +29,17 @@ class Seeds:
     """Draws seeds for a run's training, and knows every seed that its environments were given."""
 
     def __init__(self, run_seed: int, num_envs: int) -> None:
-        self._run_seed, self._num_envs = run_seed, num_envs
-        self._drawn: list[tuple[int, int]] = []  # first seed of a range, and how many it has
+        # First seed of a range and how many it has; the first range is the run's own.
+        self._given = [(run_seed, num_envs)]
 
     def draw(self, size: int = 1) -> int:
         """A seed below 2³¹, which every simulator takes; no seed of its range was given before."""
-        for number in count(len(self._drawn)):
-            sequence = np.random.SeedSequence(self._run_seed, spawn_key=(number,))
+        run_seed, _ = self._given[0]
+        for number in count(len(self._given)):
+            sequence = np.random.SeedSequence(run_seed, spawn_key=(number,))
             seed = int(sequence.generate_state(1)[0] >> 1)
             if self.given_to(seed, size) is None:
-                self._drawn.append((seed, size))
+                self._given.append((seed, size))
                 break
         return seed
 
@@ -58,19 +59,18 @@ class Seeds:
         return next(s for s in count(CERTIFICATE_SEED, size) if self.given_to(s, size) is None)
 
     def _uses(self) -> Iterator[tuple[str, int, int]]:
-        yield "training", self._run_seed, self._num_envs
-        evaluated = evaluation_seed(self._run_seed)
-        yield "the evaluations that choose best/", evaluated, self._num_envs
-        for first, number in self._drawn:
+        run_seed, num_envs = self._given[0]
+        yield "the evaluations that choose best/", evaluation_seed(run_seed), num_envs
+        for first, number in self._given:
             yield "training", first, number
 
-    def state(self) -> Tensor:  # int64 [ranges drawn, 2]
-        """What was drawn so far."""
-        return torch.tensor(self._drawn, dtype=torch.int64).reshape(-1, 2)
+    def state(self) -> Tensor:  # int64 [ranges, 2]
+        """What training was given so far."""
+        return torch.tensor(self._given, dtype=torch.int64)
 
     def restore(self, state: Tensor) -> None:
         """Take note of `state()`."""
-        self._drawn = [(first, number) for first, number in state.tolist()]
+        self._given = [(first, number) for first, number in state.tolist()]
 
     def note_restarts(self, last: int) -> None:
         """Take note of the restarts of a run made before seeds were drawn here.
@@ -78,6 +78,7 @@ class Seeds:
         At checkpoints it restarted from 1 000 003 · its seed + iteration, the last time from
         `last`.
         """
-        first = self._run_seed * EVALUATION_SEED + 1
+        run_seed, num_envs = self._given[0]
+        first = run_seed * EVALUATION_SEED + 1
         if last >= first:
-            self._drawn.append((first, last + self._num_envs - first))
+            self._given.append((first, last + num_envs - first))
