@@ -201,12 +201,13 @@ class UnderWay:
     def _report(self, wrong: Bools) -> None:
         if wrong.any():
             warnings.warn(
-                f"sub-environments {np.flatnonzero(wrong).tolist()[:8]} of {len(wrong)} are not "
-                "deterministic: played again with the same seed and actions, the episodes under "
-                "way went another way. Training goes on from where they are now; its results are "
-                "not those of a run without an interruption. For these the environment has to "
-                "draw from self.np_random only, after super().reset(seed=seed), and to keep "
-                "nothing from one episode to the next; see `crl check-env`",
+                f"sub-environments {np.flatnonzero(wrong).tolist()[:8]} of {len(wrong)}: their "
+                "episodes under way were played again with the same seeds and actions, and went "
+                "another way. Training goes on from where they are now; its results are not those "
+                "of a run without an interruption. Either this is not the environment they were "
+                "begun in, or it is not deterministic: it has to draw from self.np_random only, "
+                "after super().reset(seed=seed), and to keep nothing from one episode to the "
+                "next; see `crl check-env`",
                 Notice,
                 stacklevel=2,
             )
