@@ -227,7 +227,7 @@ def refuse_seen_seeds(seed: int, count: int, seeds: Seeds) -> None:
     if use is not None:
         raise InputError(
             f"--seed {seed} plays episodes of {use}: a certificate needs episodes that the policy "
-            f"was not chosen by; give another, such as --seed {seeds.free(count)}"
+            f"was not chosen by; give another seed, such as --seed {seeds.free(count)}"
         )
 
 

@@ -10,6 +10,9 @@ import warnings
 from constrained_rl.errors import InputError, Notice
 from constrained_rl.ppo import Parts
 
+EVIDENCE = 100
+"""steps of each sub-environment without an end: too few would stop a short trial"""
+
 
 class NoEpisodeNotice(Notice):
     """No episode has ended yet."""
@@ -39,24 +42,25 @@ def warn_without_episodes(parts: Parts, iterations: int) -> None:
 def require_episodes(parts: Parts, iterations: int) -> None:
     """As `warn_without_episodes`, for a whole run: `InputError` where none is going to end.
 
-    That is so where a quarter of the run has seen no end, and the time limit lies beyond its last
-    step.
+    That is so where the time limit lies beyond the run's last step, and a quarter of the run and
+    `EVIDENCE` steps have passed in which the environment ended none before its limit.
     """
     limit, steps = parts.collector.time_limit, _played(parts, iterations)
-    hopeless = limit is not None and limit > steps and parts.constraints.constraints
-    if parts.episodes or not hopeless or parts.iteration != _early(iterations):
+    if parts.episodes or limit is None or limit <= steps or not parts.constraints.constraints:
         warn_without_episodes(parts, iterations)
         return
-    assert limit is not None
-    # Without an end every step was a decision.
-    num_envs = parts.decisions // _played(parts, parts.iteration)
-    raise InputError(
-        f"no episode is going to end: each sub-environment plays {steps} steps in this run, the "
-        f"time limit ends an episode after {limit}, and in the first "
-        f"{_played(parts, parts.iteration)} steps none ended before it. Costs are those of "
-        f"finished episodes, so λ would never move. Give total_steps={limit * num_envs} or more, "
-        f"or lower env.num_envs={num_envs}, or the environment's max_episode_steps"
-    )
+    played = _played(parts, parts.iteration)
+    if parts.iteration >= _early(iterations) and played >= EVIDENCE:
+        num_envs = parts.decisions // played  # without an end every step was a decision
+        raise InputError(
+            f"no episode is going to end: each sub-environment plays {steps} steps in this run, "
+            f"the time limit ends an episode after {limit}, and in the first {played} steps none "
+            "ended before it. Costs are those of finished episodes, so λ would never move. Give "
+            f"total_steps={limit * num_envs} or more, or lower env.num_envs={num_envs}, or the "
+            "environment's max_episode_steps"
+        )
+    if parts.iteration == iterations:
+        warn_without_episodes(parts, iterations)
 
 
 def _early(iterations: int) -> int:

@@ -300,7 +300,7 @@ CASES = (
     Case(
         "no episode ends",
         "a run that is over before the time limit ends an episode",
-        train("Endless"),
+        train("Endless", "total_steps=1600"),
         ("no episode is going to end", "ends an episode after 1000", "Give total_steps=4000"),
         seen="training",
     ),
