@@ -40,7 +40,6 @@ from resumable import (
 )
 
 from constrained_rl import Agent
-from constrained_rl.agent import evaluation_seed
 from constrained_rl.config import RunConfig
 from constrained_rl.envs import BUILT_IN
 from constrained_rl.envs.point import point_hazard_vec
@@ -48,6 +47,7 @@ from constrained_rl.feasibility import TOLERANCE, time_to_feasibility, violation
 from constrained_rl.plots import column
 from constrained_rl.presets import PRESETS, defaults
 from constrained_rl.provenance import provenance
+from constrained_rl.seeds import evaluation_seed
 from constrained_rl.settings import merge, validate
 from constrained_rl.weight_average import WeightAverage
 

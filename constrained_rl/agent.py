@@ -42,17 +42,12 @@ from constrained_rl.presets import defaults
 from constrained_rl.processes import close_envs
 from constrained_rl.protocols import Metrics
 from constrained_rl.registered import recipe_of
+from constrained_rl.seeds import evaluation_seed
 from constrained_rl.settings import merge, read_run_config, validate
 from constrained_rl.spaces import observations_of
 from constrained_rl.streams import stream_names
+from constrained_rl.unfinished import warn_without_episodes
 from constrained_rl.weight_average import WeightAverage
-
-EVALUATION_SEED = 1_000_003
-
-
-def evaluation_seed(seed: int) -> int:
-    """What a run's evaluations start from; its training starts from `seed`."""
-    return (seed + 1) * EVALUATION_SEED % 2**31
 
 
 class Agent:
@@ -86,11 +81,17 @@ class Agent:
             streams = len(stream_names(constraints, config.ppo))
             critic = StackedCritic(spaces[0], streams, config.network).to(device)
         windowing = Windowing(config.ppo.horizon, config.env.burn_in)
-        collector = VectorCollector(
+        self.collector = VectorCollector(
             self.envs, self.policy, windowing, names[:channels], config.seed, device
         )
         self.parts = assemble(
-            collector, self.policy, critic, constraints, config.multiplier, config.ppo, config.seed
+            self.collector,
+            self.policy,
+            critic,
+            constraints,
+            config.multiplier,
+            config.ppo,
+            config.seed,
         )
         if config.average > 0:
             self.parts.average = WeightAverage(self.policy, config.average)
@@ -112,7 +113,9 @@ class Agent:
 
     def iterate_until(self, iterations: int) -> Iterator[Metrics]:
         """Train until that many iterations are done, counted from the very first."""
-        return train(self.parts, iterations)
+        for metrics in train(self.parts, iterations):
+            warn_without_episodes(self.parts, iterations)
+            yield metrics
 
     def train(self, steps: int | None = None) -> Metrics:
         """Train to the end and return the last iteration's metrics."""
@@ -160,8 +163,14 @@ class Agent:
         deterministic: bool = False,
         seed: int | None = None,
     ) -> Evaluation:
-        """Play episodes on the given environments."""
+        """Play episodes on the given environments; `InputError` for those of training."""
         parts = self.parts
+        if envs.unwrapped is self.envs.unwrapped:
+            raise InputError(
+                "these are the environments that the agent trains in, whose episodes are under "
+                "way; leave env out where the agent was built from an id or a factory, or make "
+                "others: evaluate(env=…) takes an id, a factory or a second vector environment"
+            )
         return evaluate(
             self.policy,
             envs,
@@ -196,9 +205,17 @@ class Agent:
     def load(cls, folder: str | Path, env: Environment | None = None) -> Self:
         """Restore `save`, the `best` of a run, or a run directory as it stands.
 
-        Pass `env` when it was not made from an id. A finished run directory gives its last policy,
-        ready to act; its critics and λ are those of its last checkpoint.
+        Pass `env` when it was not made from an id. Training goes on with the episodes under way:
+        environments that cannot save their state play them again, with a notice where they go
+        another way.
         """
+        agent = cls.read(folder, env)
+        agent.collector.under_way.come_back()
+        return agent
+
+    @classmethod
+    def read(cls, folder: str | Path, env: Environment | None = None) -> Self:
+        """As `load`, to be evaluated: episodes under way are left alone until training goes on."""
         folder = Path(folder)
         if (folder / "config.toml").is_file():
             return cls._load_run(folder, env)

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from constrained_rl.agent import Agent, evaluation_seed
+from constrained_rl.agent import Agent
 from constrained_rl.checkpoint import write_text
 from constrained_rl.constraints import Constraint
 from constrained_rl.errors import InputError
@@ -34,6 +34,7 @@ from constrained_rl.page import Table as PageTable
 from constrained_rl.processes import close_envs
 from constrained_rl.provenance import provenance
 from constrained_rl.safety_test import Certificate, Method, SafetyTest
+from constrained_rl.seeds import CERTIFICATE_SEED, Seeds
 from constrained_rl.transforms import quantile
 
 Floats = NDArray[np.float64]
@@ -55,7 +56,7 @@ class Request:
     """least and greatest possible cost, for "hoeffding" and "bernstein" """
     samples: int | None = None
     """episodes, or prompts; default: 200, or all that are held out"""
-    seed: int = 271_828
+    seed: int = CERTIFICATE_SEED
     """of environments, actions and responses"""
     deterministic: bool = False
     """most likely actions instead of sampled ones"""
@@ -177,13 +178,13 @@ def constrained_values(
 
 def certify_run(folder: Path, request: Request) -> Issued:
     """Certify a control run's last policy, or that of its `best/`, on fresh episodes."""
-    agent = Agent.load(folder)
+    agent = Agent.read(folder)
     try:
         constraints = agent.parts.constraints.constraints
         test = prepare(constraints, request)
         wanted = 200 if request.samples is None else request.samples
         count = min(wanted, agent.config.env.num_envs)
-        refuse_seen_seeds(request.seed, agent.config.seed, agent.config.env.num_envs)
+        refuse_seen_seeds(request.seed, count, agent.collector.under_way.seeds)
         envs = agent.separate_environments(count)
         try:
             found = agent.play(envs, wanted, request.deterministic, request.seed)
@@ -217,18 +218,17 @@ def _iteration(agent: Agent, folder: Path) -> int:
     return int(read_metrics(folder / "metrics.jsonl")[-1]["iteration"])
 
 
-def refuse_seen_seeds(seed: int, run_seed: int, num_envs: int) -> None:
+def refuse_seen_seeds(seed: int, count: int, seeds: Seeds) -> None:
     """`InputError` where episodes would be those of training, or those that chose `best`.
 
-    Sub-environment i starts from seed + i, so neighbouring seeds share episodes.
+    Sub-environment i of `count` starts from seed + i, so neighbouring seeds share episodes.
     """
-    seen = {"training": run_seed, "the evaluations that choose best/": evaluation_seed(run_seed)}
-    for what, used in seen.items():
-        if abs(seed - used) < num_envs:
-            raise InputError(
-                f"--seed {seed} plays episodes of {what} (seeds {used} … {used + num_envs - 1}): a "
-                "certificate needs episodes that the policy was not chosen by; give another seed"
-            )
+    use = seeds.given_to(seed, count)
+    if use is not None:
+        raise InputError(
+            f"--seed {seed} plays episodes of {use}: a certificate needs episodes that the policy "
+            f"was not chosen by; give another seed, such as --seed {seeds.free(count)}"
+        )
 
 
 def write_certificate(issued: Issued) -> Path | None:

@@ -47,6 +47,7 @@ from constrained_rl.errors import InputError, short
 from constrained_rl.faults import where_raised
 from constrained_rl.findings import Finding, Level, Report
 from constrained_rl.normalizers import require_no_statistics
+from constrained_rl.processes import close_env, close_envs
 from constrained_rl.registered import find_spec
 from constrained_rl.spaces import require_action_space, require_observation_space
 from constrained_rl.stacking import is_other_length
@@ -104,11 +105,11 @@ def _both(
     except Exception as error:  # whatever a constructor raises
         raise InputError(f"{subject} could not be created: {where_raised(error)}") from error
     findings = tuple(_single_findings(env, seed, steps))
-    env.close()
+    close_env(env)
     if all(finding.level != "error" for finding in findings):
         envs = several()
         findings += tuple(_vector_findings(envs, seed, steps))
-        envs.close()
+        close_envs(envs)
     return Report(subject, findings)
 
 

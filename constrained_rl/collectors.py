@@ -2,6 +2,7 @@
 
 Requires NEXT_STEP autoreset, so `obs[:, t + 1]` is the true successor of decision t and the step
 that only resets is masked. Running sums cross windows: an episode is reported where it ends.
+Checkpoints change nothing: they hold what finds the episodes under way again (`under_way`).
 """
 
 from __future__ import annotations
@@ -16,19 +17,12 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from constrained_rl.cmdp import (
-    SavesState,
-    read_cost,
-    read_ending,
-    require_finite_observations,
-    reset_envs,
-    step_envs,
-)
+from constrained_rl.cmdp import read_cost, reset_envs, step_envs, time_limit
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.networks import ActingPolicy
-from constrained_rl.returned import as_array
 from constrained_rl.rollout import Episodes, Rollout
 from constrained_rl.streams import require_chance
+from constrained_rl.under_way import Step, UnderWay
 
 Array = NDArray[Any]
 
@@ -61,7 +55,7 @@ class Windowing:
     """
 
     horizon: int  # decisions of each sub-environment
-    burn_in: int = 0  # vector steps, again after every restart
+    burn_in: int = 0  # vector steps
 
     def __post_init__(self) -> None:
         """Require a window that holds a decision."""
@@ -84,106 +78,55 @@ class VectorCollector:
         seed: int,
         device: torch.device,
     ) -> None:
-        self._envs, self._policy = envs, policy
-        self._windowing, self._channels, self._device = windowing, len(cost_names), device
+        self._policy, self._windowing = policy, windowing
+        self._channels, self._device = len(cost_names), device
         self.cost_names = cost_names
         self._generator = torch.Generator(device).manual_seed(seed)
-        self._restart(seed)
+        self.under_way = UnderWay(envs, self._channels, seed)
+        self._burn_in = windowing.burn_in  # steps still to be played before a window
 
-    def _restart(self, seed: int) -> None:
-        self._obs: Array = reset_envs(self._envs, seed)
-        require_finite_observations(self._obs)
-        count = self._envs.num_envs
-        self._ended = np.zeros(count, dtype=bool)  # the last step ended an episode
-        self._return = np.zeros(count)
-        self._cost = np.zeros((count, self._channels))
-        self._length = np.zeros(count, dtype=np.int64)
-        self._restart_seed = seed
-        self._burn_in = self._windowing.burn_in  # steps still to be played before a window
+    @property
+    def time_limit(self) -> int | None:
+        """Decisions after which the environment ends an episode, where it says so."""
+        return time_limit(self.under_way.envs)
 
     def collect(self) -> Rollout:
         """Act for `horizon` steps in every sub-environment."""
+        self.under_way.come_back()
+        self.under_way.shorten()
         self._play_burn_in()
-        observed, actions = [self._policy.encode(self._obs)], []
-        steps: list[tuple[Array, ...]] = []
-        ended: list[tuple[Array, ...]] = []
-        for t in range(self._windowing.horizon):
-            action, step = self._step(observed[-1], t, ended)
-            observed.append(self._policy.encode(self._obs))
+        observed, actions = [self._policy.encode(self.under_way.obs)], []
+        steps: list[Step] = []
+        for _ in range(self._windowing.horizon):
+            action, step = self._step(observed[-1])
+            observed.append(self._policy.encode(self.under_way.obs))
             actions.append(action)
             steps.append(step)
-        rewards, costs, terminations, dones, masks, firsts, endings = (
-            self._rows(record) for record in zip(*steps, strict=True)
-        )
+        endings = self._rows([step.ending for step in steps])
         return Rollout(
             obs=torch.stack(observed, 1),
             action=torch.stack(actions, 1),
-            reward=rewards,
-            cost=costs,
-            terminated=terminations,
-            done=dones,
-            mask=masks,
-            episodes=self._episodes(ended),
+            reward=self._rows([step.reward for step in steps]),
+            cost=self._rows([step.cost for step in steps]),
+            terminated=self._rows([step.terminated for step in steps]),
+            done=self._rows([step.done for step in steps]),
+            mask=self._rows([step.mask for step in steps]),
+            episodes=_episodes(steps),
             exchangeable=True,
-            first=firsts,
+            first=self._rows([step.first for step in steps]),
             ending=None if endings.isnan().any() else endings,
         )
 
     def _play_burn_in(self) -> None:
         for _ in range(self._burn_in):
-            self._step(self._policy.encode(self._obs), 0, [])
+            self._step(self._policy.encode(self.under_way.obs))
         self._burn_in = 0
-        require_finite("returns of the burn-in", torch.from_numpy(self._return))
+        require_finite("returns of the burn-in", torch.from_numpy(self.under_way.return_))
 
-    def _step(
-        self, obs: Tensor, t: int, ended: list[tuple[Array, ...]]
-    ) -> tuple[Tensor, tuple[Array, ...]]:
-        """Play one decision everywhere: the actions, and what `Rollout` keeps of them."""
+    def _step(self, obs: Tensor) -> tuple[Tensor, Step]:
+        """Act once everywhere."""
         action = self._policy.act(obs, self._generator, deterministic=False)
-        mask = ~self._ended
-        first = mask & (self._length == 0)
-        self._obs, reward, terminated, truncated, info = step_envs(
-            self._envs, self._policy.executed(action)
-        )
-        require_finite_observations(self._obs)
-        cost = self._read_cost(info, mask)
-        reward = np.where(mask, reward, 0.0)
-        done = (terminated | truncated) & mask
-        self._account(reward, cost, mask, done, t, ended)
-        ending = read_ending(info, mask)
-        return action, (reward, cost, terminated & mask, done, mask, first, ending)
-
-    def _read_cost(self, info: dict[str, Any], mask: Array) -> Array:
-        if self._channels == 0:
-            return np.zeros((len(mask), 0))
-        return read_cost(info, mask, self._channels)
-
-    def _account(
-        self,
-        reward: Array,
-        cost: Array,
-        mask: Array,
-        done: Array,
-        t: int,
-        ended: list[tuple[Array, ...]],
-    ) -> None:
-        """Add a step to the running sums and move finished episodes to `ended`."""
-        self._return += reward
-        self._cost += cost
-        self._length += mask
-        self._ended = done
-        if done.any():
-            rows = np.flatnonzero(done)
-            ended.append(
-                (
-                    self._return[rows],
-                    self._cost[rows],
-                    self._length[rows],
-                    rows,
-                    np.full(len(rows), t),
-                )
-            )
-            self._return[rows], self._cost[rows], self._length[rows] = 0.0, 0.0, 0
+        return action, self.under_way.play(self._policy.executed(action))
 
     def _rows(self, steps: Sequence[Array]) -> Tensor:
         """Stack T arrays [N, …] to a tensor [N, T, …]; numbers become default floats."""
@@ -192,58 +135,27 @@ class VectorCollector:
             stacked = stacked.to(torch.get_default_dtype())
         return stacked.to(self._device)
 
-    def _episodes(self, ended: list[tuple[Array, ...]]) -> Episodes:
-        if not ended:
-            empty = torch.zeros(0, dtype=torch.long)
-            none = torch.zeros(0, dtype=torch.float64)
-            return Episodes(none, none.new_zeros(0, self._channels), empty, empty, empty)
-        return_, cost, length, row, end = (
-            torch.from_numpy(np.concatenate(column)) for column in zip(*ended, strict=True)
-        )
-        return Episodes(return_, cost, length, row, end)
-
-    def at_checkpoint(self, seed: int) -> None:
-        """Restart all episodes from `seed` unless the environment can save its state."""
-        if not isinstance(self._envs, SavesState):
-            self._restart(seed)
-
     def state_dict(self) -> dict[str, object]:
-        """Generator, and either everything about the episodes under way or their restart seed."""
-        state: dict[str, object] = {"generator": self._generator.get_state()}
-        if not isinstance(self._envs, SavesState):
-            return state | {"restart_seed": self._restart_seed}
-        environment = {name: torch.from_numpy(x) for name, x in self._envs.get_state().items()}
-        return state | {
-            "environment": environment,
-            "obs": torch.from_numpy(as_array(self._obs)),
-            "ended": torch.from_numpy(self._ended),
-            "return": torch.from_numpy(self._return),
-            "cost": torch.from_numpy(self._cost),
-            "length": torch.from_numpy(self._length),
-            "burn_in": self._burn_in,
-        }
+        """Generator, and all that finds the episodes under way again."""
+        own = {"generator": self._generator.get_state(), "burn_in": self._burn_in}
+        return own | self.under_way.state()
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore `state_dict`."""
-        self._generator.set_state(_tensor(state["generator"]))
-        if not isinstance(self._envs, SavesState):
-            seed = state["restart_seed"]
-            assert isinstance(seed, int)
-            self._restart(seed)
-            return
-        environment = state["environment"]
-        assert isinstance(environment, dict)
-        self._envs.set_state({name: _tensor(x).numpy().copy() for name, x in environment.items()})
-        self._obs = _tensor(state["obs"]).numpy().copy()
-        self._ended = _tensor(state["ended"]).numpy().copy()
-        self._return = _tensor(state["return"]).numpy().copy()
-        self._cost = _tensor(state["cost"]).numpy().copy()
-        self._length = _tensor(state["length"]).numpy().copy()
-        burn_in = state["burn_in"]
-        assert isinstance(burn_in, int)
+        """Restore `state_dict`; `under_way.come_back` then finds the episodes, or `collect`."""
+        generator, burn_in = state["generator"], self._windowing.burn_in
+        assert isinstance(generator, Tensor)
+        self._generator.set_state(generator)
+        if self.under_way.load(state):
+            saved = state["burn_in"]
+            assert isinstance(saved, int)
+            burn_in = saved
         self._burn_in = burn_in
 
 
-def _tensor(value: object) -> Tensor:
-    assert isinstance(value, Tensor)
-    return value
+def _episodes(steps: Sequence[Step]) -> Episodes:
+    """The episodes that finished in a window, in the order of their ends."""
+    finished = zip(*(step.finished for step in steps), strict=True)
+    return_, cost, length, row = (torch.from_numpy(np.concatenate(part)) for part in finished)
+    counts = torch.tensor([len(step.finished[-1]) for step in steps])
+    end = torch.arange(len(steps)).repeat_interleave(counts)
+    return Episodes(return_, cost, length, row, end)

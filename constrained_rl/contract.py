@@ -74,11 +74,11 @@ def check_observations(played: Played, space: gymnasium.Space[Any]) -> Finding:
 def check_repeats(first: Played, second: Played) -> Finding:
     """The same seed and actions show the same observations, or loading shows others."""
     check = "observations repeatable"
-    seen = [
+    one, other = (
         [as_array(obs) if isinstance(obs, Tensor) else obs for obs in played.observations()]
         for played in (first, second)
-    ]
-    if data_equivalence(*seen):
+    )
+    if data_equivalence(one, other):
         return Finding("ok", check, "the same under the same seed and actions")
     return Finding(
         "warning",

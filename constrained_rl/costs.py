@@ -8,7 +8,7 @@ Letters: K cost channels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -91,6 +91,22 @@ class Cost(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return obs, reward, terminated, truncated, {**info, "cost": cost}
 
 
+@runtime_checkable
+class _Renders(Protocol):
+    """An environment that can be shown, Gymnasium's or not."""
+
+    def render(self) -> Any:  # noqa: ANN401
+        """A picture, or what the environment calls one."""
+
+
+@runtime_checkable
+class _Closes(Protocol):
+    """An environment that holds something to be given back, Gymnasium's or not."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
 class FromSixTuple(gymnasium.Env[Any, Any]):
     """Turns `obs, reward, cost, terminated, truncated, info` into Gymnasium's step with a cost.
 
@@ -148,11 +164,11 @@ class FromSixTuple(gymnasium.Env[Any, Any]):
 
     def render(self) -> Any:  # noqa: ANN401
         """Render what is inside, where it can be rendered."""
-        return self.env.render() if isinstance(self.env, gymnasium.Env) else None
+        return self.env.render() if isinstance(self.env, _Renders) else None
 
     def close(self) -> None:
-        """Close what is inside."""
-        if isinstance(self.env, gymnasium.Env):
+        """Close what is inside, where it can be closed."""
+        if isinstance(self.env, _Closes):
             self.env.close()
 
     def _observed(self, obs: Any) -> Any:  # noqa: ANN401

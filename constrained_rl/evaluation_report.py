@@ -24,7 +24,7 @@ def evaluate_run(folder: Path, episodes: int, seed: int) -> dict[str, Any]:
     for which, place in folders.items():
         if place != folder and not place.is_dir():
             continue  # no evaluation was feasible, or none was asked for
-        agent = Agent.load(place)
+        agent = Agent.read(place)
         envs = agent.separate_environments(min(episodes, agent.config.env.num_envs))
         unfinished = which == "last" and not (folder / "policy.safetensors").is_file()
         at = f" (iteration {agent.parts.iteration})" if which == "best" or unfinished else ""

@@ -57,12 +57,14 @@ class Parts:
     synchronize: Callable[[], None] | None = None  # bring what acts up to date, if it is a replica
     iteration: int = 0
     decisions: int = 0
+    episodes: int = 0  # that have ended
 
     def state_dict(self) -> dict[str, object]:
         """Everything a bitwise continuation needs."""
         return {
             "iteration": self.iteration,
             "decisions": self.decisions,
+            "episodes": self.episodes,
             "generator": self.generator.get_state(),
             **{name: part.state_dict() for name, part in self._stateful().items()},
         }
@@ -78,6 +80,9 @@ class Parts:
         assert isinstance(decisions, int)
         assert isinstance(generator, Tensor)
         self.iteration, self.decisions = iteration, decisions
+        episodes = state.get("episodes", 1)  # not counted formerly
+        assert isinstance(episodes, int)
+        self.episodes = episodes
         self.generator.set_state(generator)
         for name, part in self._stateful().items():
             try:
@@ -145,6 +150,7 @@ def train(parts: Parts, iterations: int) -> Iterator[Metrics]:
             parts.synchronize()
         clock.mark("update")
         parts.decisions += int(rollout.mask.sum())
+        parts.episodes += len(rollout.episodes)
         yield {
             "iteration": parts.iteration,
             "decisions": parts.decisions,

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import AsyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, Notice
+from constrained_rl.faults import where_raised
 
 AnyEnv = gymnasium.Env[Any, Any]
 AnyVectorEnv = VectorEnv[Any, Any, Any]
@@ -70,7 +71,40 @@ def of_processes(envs: AnyVectorEnv) -> Iterator[None]:
 
 
 def close_envs(envs: AnyVectorEnv) -> None:
-    """Close; processes too, whatever they were doing and whether they are still there."""
+    """Close; what an environment raises as it closes is a warning: its results are there.
+
+    Processes too, whatever they were doing and whether they are still there.
+    """
+    inner = envs.unwrapped
+    if type(inner) is SyncVectorEnv and not inner.closed:
+        for env in inner.envs:  # one that fails does not keep the others open
+            close_env(env)
+        inner.closed = True
+    with _failures_are_warnings():
+        _close(envs)
+    inner.closed = True  # nobody tries again, not even Python as it ends
+
+
+def close_env(env: AnyEnv) -> None:
+    """Close a single environment; what it raises is a warning."""
+    with _failures_are_warnings():
+        env.close()
+
+
+@contextmanager
+def _failures_are_warnings() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever an environment raises
+        warnings.warn(
+            f"closing an environment failed: {where_raised(error)}. Its results are not touched; "
+            "repair its close()",
+            Notice,
+            stacklevel=4,
+        )
+
+
+def _close(envs: AnyVectorEnv) -> None:
     inner = envs.unwrapped
     if not isinstance(inner, AsyncVectorEnv) or inner.closed:
         envs.close()

@@ -55,8 +55,9 @@ class Collector(Stateful, Protocol):
     def collect(self) -> Rollout:
         """Act with the current policy for one iteration."""
 
-    def at_checkpoint(self, seed: int) -> None:
-        """Restart episodes from `seed` where the environment cannot save its state."""
+    @property
+    def time_limit(self) -> int | None:
+        """Decisions after which an episode ends at the latest; None where none is known."""
 
 
 class Logger(Protocol):

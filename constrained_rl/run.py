@@ -34,6 +34,7 @@ from constrained_rl.protocols import Logger, Metrics
 from constrained_rl.provenance import write_provenance
 from constrained_rl.settings import read_run_config, require_run, to_toml
 from constrained_rl.stopping import Stopped, finishing_steps
+from constrained_rl.unfinished import require_episodes
 
 
 def default_folder(name: str, seed: int) -> Path:
@@ -97,10 +98,11 @@ def _finish(agent: Agent, folder: Path) -> None:
         with evaluating(agent, folder) as evaluator:
             loggers = open_loggers(config.loggers, config, folder, parts.iteration)
             every = [*loggers, RichLogger(iterations, title, limits)]
-            drive(parts, iterations, folder, config.checkpoint, config.seed, every, evaluator)
+            drive(parts, iterations, folder, config.checkpoint, every, evaluator)
+        keep_last(parts, folder / "checkpoints", config.checkpoint.keep)
+        write_tensors(folder / "policy.safetensors", agent.policy.state_dict())
     finally:
         agent.close()
-    write_tensors(folder / "policy.safetensors", agent.policy.state_dict())
 
 
 @contextmanager
@@ -134,14 +136,13 @@ def drive(
     iterations: int,
     folder: Path,
     checkpoint: CheckpointConfig,
-    seed: int,
     loggers: Sequence[Logger] = (),
     evaluator: Evaluator | None = None,
 ) -> None:
     """Run the loop in a folder: restore, evaluate, log to metrics.jsonl, checkpoint.
 
     Checkpoints fall on fixed iterations. Asked to stop, it ends after the iteration under way with
-    a checkpoint, where one can be made. Of several ranks, all of which must see the folder, the
+    a checkpoint. Of several ranks, all of which must see the folder, the
     first writes, while the others wait for it; `evaluator` says the same on all of them.
     """
     world = parts.world
@@ -161,10 +162,11 @@ def drive(
                 return
         stack.enter_context(stopping_with_processes(root, stopping))
         for metrics in train(parts, iterations):
+            require_episodes(parts, iterations)
             if evaluator is not None:
                 metrics |= evaluator(parts.iteration, parts.iteration == iterations)
             world.on_first(partial(log_to, every, parts.iteration, metrics))
-            keep_or_stop(parts, root, checkpoint, seed, world.any(stopping()))
+            keep_or_stop(parts, root, checkpoint, world.any(stopping()))
             if evaluator is not None and evaluator.exhausted:
                 break
 
@@ -175,25 +177,25 @@ def log_to(loggers: Sequence[Logger], iteration: int, metrics: Metrics) -> None:
         logger.log(iteration, metrics)
 
 
-def keep_or_stop(
-    parts: Parts, root: Path, checkpoint: CheckpointConfig, seed: int, stop: bool
-) -> None:
-    """Write the checkpoint that is due; asked to `stop`, one more where it can be made."""
-    scheduled = parts.iteration % checkpoint.every == 0
-    if scheduled:
-        # Environments that cannot save their state restart here, resumed or not.
-        parts.collector.at_checkpoint(seed * 1_000_003 + parts.iteration)
-    if scheduled or (stop and saves_episodes(parts)):
-        state = parts.state_dict()  # by all ranks: each may hold a part of it
-        parts.world.on_first(lambda: save_checkpoint(root, parts.iteration, state, checkpoint.keep))
-    elif stop:
-        stands = parts.iteration - parts.iteration % checkpoint.every
-        raise Stopped(
-            "the environment cannot save its state between its scheduled restarts: "
-            f"the run continues after iteration {stands}"
-        )
+def keep_or_stop(parts: Parts, root: Path, checkpoint: CheckpointConfig, stop: bool) -> None:
+    """Write the checkpoint that is due; asked to `stop`, one in any case."""
+    if stop or parts.iteration % checkpoint.every == 0:
+        write_checkpoint(parts, root, checkpoint.keep)
     if stop:
         raise Stopped
+
+
+def keep_last(parts: Parts, root: Path, keep: int) -> None:
+    """A checkpoint of the last iteration, whether it is due or not: who loads the run goes on."""
+    saved = checkpoints(root)
+    if not saved or int(saved[-1].name) < parts.iteration:
+        write_checkpoint(parts, root, keep)
+
+
+def write_checkpoint(parts: Parts, root: Path, keep: int) -> None:
+    """Write a checkpoint of this iteration."""
+    state = parts.state_dict()  # by all ranks: each may hold a part of it
+    parts.world.on_first(lambda: save_checkpoint(root, parts.iteration, state, keep))
 
 
 @contextmanager
@@ -210,8 +212,3 @@ def stopping_with_processes(root: Path, stopping: Callable[[], bool]) -> Iterato
             "the environment's processes were stopped too: "
             f"the run continues after iteration {stands}"
         ) from ended
-
-
-def saves_episodes(parts: Parts) -> bool:
-    """Whether a checkpoint holds the episodes under way; else it needs them to restart with it."""
-    return "restart_seed" not in parts.collector.state_dict()

@@ -171,8 +171,10 @@ class TokenCollector:
         world = self._division.world
         return world.gather(reward, self._batch), [world.gather(c, self._batch) for c in costs]
 
-    def at_checkpoint(self, seed: int) -> None:
-        """Nothing is under way between iterations."""
+    @property
+    def time_limit(self) -> int:
+        """Tokens of the longest response."""
+        return self._max_new_tokens
 
     def state_dict(self) -> dict[str, object]:
         """Random states, the prompts still to come in this pass, statistics of the scores."""

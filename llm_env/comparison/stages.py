@@ -199,7 +199,7 @@ def run_method(space: Workspace, method: Method) -> None:
                 critic_trunk=reward.backbone,
                 demonstrations=space.demonstrations() if method.align.ptx_coefficient else (),
             )
-            drive(parts, method.align.iterations, work, CheckpointConfig(), space.config.seed)
+            drive(parts, method.align.iterations, work, CheckpointConfig())
             assert isinstance(parts.policy, CausalLMPolicy)
             model = parts.policy.model
             model.save_pretrained(work / "policy")

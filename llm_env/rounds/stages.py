@@ -179,7 +179,7 @@ def run_policy(space: Space, number: int) -> None:
         )
         models = round_models(space, number, reward, task.constraints(align))
         parts = token_parts(models, task, align, space.seed(f"rl/{number}"))
-        drive(parts, align.iterations, work, config.checkpoint, space.seed(f"rl/{number}"))
+        drive(parts, align.iterations, work, config.checkpoint)
         assert isinstance(parts.policy, CausalLMPolicy)
         model = parts.policy.model
         lora = config.policy is not None and config.policy.lora is not None

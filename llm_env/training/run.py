@@ -91,7 +91,7 @@ class Run:
                 *open_loggers(config.loggers, config, folder, parts.iteration),
                 RichLogger(iterations, title, limits),
             ]
-        drive(parts, iterations, folder, config.checkpoint, config.seed, loggers, self._evaluator())
+        drive(parts, iterations, folder, config.checkpoint, loggers, self._evaluator())
         self._world.on_first(self._write_policy)
 
     def _evaluator(self) -> Evaluator | None:

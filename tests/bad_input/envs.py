@@ -37,6 +37,14 @@ class Walk(gymnasium.Env):
         return self.observe(), 1.0, self.time >= 5, False, self.pay()
 
 
+class Endless(Walk):
+    """Only a time limit ends it."""
+
+    def step(self, action):
+        obs, reward, _, truncated, info = super().step(action)
+        return obs, reward, False, truncated, info
+
+
 class Free(Walk):
     """No cost in its info."""
 
@@ -130,6 +138,7 @@ def register(name, entry):
     gymnasium.register(f"bad/{name}-v0", entry, disable_env_checker=True, order_enforce=False)
 
 
+gymnasium.register("bad/Endless-v0", Endless, max_episode_steps=1000)
 BROAD = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 for name, entry in {
     "Sound": Walk,

@@ -21,6 +21,12 @@ def evaluated_without_another():
     crl.ppo_lagrangian(vector, limit=1.0).evaluate(4)
 
 
+def evaluated_on_training():
+    """An agent is asked to play in its own environments."""
+    agent = crl.ppo_lagrangian(envs.Walk, limit=1.0)
+    agent.evaluate(4, env=agent.envs)
+
+
 def differing_channels():
     """Sub-environments that report one cost and two."""
     crl.ppo_lagrangian([lambda n=n: envs.Walk(lambda _: np.ones(n)) for n in (1, 2)], limit=1.0)
@@ -284,6 +290,19 @@ CASES = (
         "evaluation on a vector environment that exists once",
         evaluated_without_another,
         ("no second one", "pass env="),
+    ),
+    Case(
+        "evaluation on training",
+        "evaluation on the environments that the agent trains in",
+        evaluated_on_training,
+        ("environments that the agent trains in", "leave env out"),
+    ),
+    Case(
+        "no episode ends",
+        "a run that is over before the time limit ends an episode",
+        train("Endless", "total_steps=1600"),
+        ("no episode is going to end", "ends an episode after 1000", "Give total_steps=4000"),
+        seen="training",
     ),
     Case(
         "factory of no environment",

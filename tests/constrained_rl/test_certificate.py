@@ -22,6 +22,7 @@ from constrained_rl.certificate import (
 from constrained_rl.constraints import Constraint
 from constrained_rl.errors import InputError
 from constrained_rl.report import write_report
+from constrained_rl.seeds import Seeds
 from constrained_rl.upper_bounds import student_t_bound
 from llm_env import cli
 from tests.bad_input.case import finished_run
@@ -114,9 +115,9 @@ def test_seeds_of_training_and_of_the_choice_of_best_are_refused():
     # evaluations of seed 7 start from 8 · 1 000 003 = 8 000 024
     for seed in (7, 0, 10, 8_000_024, 8_000_027):
         with pytest.raises(InputError, match=f"--seed {seed} plays episodes of"):
-            refuse_seen_seeds(seed, 7, 8)
+            refuse_seen_seeds(seed, 8, Seeds(7, 8))
     for seed in (15, 8_000_032, 271_828):
-        refuse_seen_seeds(seed, 7, 8)
+        refuse_seen_seeds(seed, 8, Seeds(7, 8))
 
 
 def test_shares_are_tested_by_clopper_pearson_and_bounds_pass_through_the_transform():

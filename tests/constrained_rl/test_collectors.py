@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from constrained_rl import replay
 from constrained_rl.cmdp import make_vec
 from constrained_rl.collectors import VectorCollector, Windowing, probe_channels
 from constrained_rl.config import NetworkConfig
@@ -132,11 +133,10 @@ def test_the_first_window_after_a_burn_in_also_holds_long_episodes(burn_in, cost
 
 @pytest.mark.parametrize("env_id", [DETOUR, CARTPOLE])
 @pytest.mark.parametrize("windows", [0, 2])
-def test_a_restored_collector_repeats_the_burn_in_of_a_restart_only(env_id, windows):
+def test_a_restored_collector_plays_a_burn_in_only_where_there_was_none(env_id, windows):
     original, copy = real_collector(env_id, burn_in=5), real_collector(env_id, 9, burn_in=5)
     for _ in range(windows):
         original.collect()
-    original.at_checkpoint(77)
     copy.collect()
     copy.load_state_dict(restored(original.state_dict()))
     for _ in range(3):
@@ -202,24 +202,24 @@ def test_a_restored_collector_continues_to_the_last_bit(env_id, windows):
     original, copy = real_collector(env_id), real_collector(env_id, seed=9)
     for _ in range(windows):
         original.collect()
-    original.at_checkpoint(77)
     copy.load_state_dict(restored(original.state_dict()))
     for _ in range(4):
         assert rollouts_equal(original.collect(), copy.collect())
 
 
-def test_processes_play_the_same_episodes_and_restart_at_checkpoints_too():
+def test_processes_play_the_same_episodes_and_are_restored_too(monkeypatch):
+    monkeypatch.setattr(replay, "LONG", 10)  # some episodes begin from seeds of their own
     sync, processes = (real_collector(CARTPOLE, vectorization=v) for v in ("sync", "async"))
-    for _ in range(3):
+    for _ in range(9):
         assert rollouts_equal(sync.collect(), processes.collect())
-    processes.at_checkpoint(77)
+    assert len(sync.under_way.seeds.state()) > 1
     state = restored(processes.state_dict())
     copy = real_collector(CARTPOLE, seed=9, vectorization="async")
     copy.load_state_dict(state)
     for _ in range(3):
         assert rollouts_equal(processes.collect(), copy.collect())
     for collector in (processes, copy):
-        collector._envs.close()
+        collector.under_way.envs.close()
 
 
 class Blind(Scripted):
@@ -233,15 +233,6 @@ def test_an_observation_that_is_not_finite_names_its_sub_environment():
     envs = vector(Scripted([(1, 0)] * 5), Blind([(1, 0)] * 5))
     with pytest.raises(InputError, match=r"observations of sub-environments \[1\] are NaN"):
         collector_of(envs, 4, 1).collect()
-
-
-def test_a_checkpoint_interrupts_only_environments_that_cannot_save_their_state():
-    for env_id, goes_on in ((DETOUR, True), (CARTPOLE, False)):
-        with_checkpoint, without = real_collector(env_id), real_collector(env_id)
-        for collector in (with_checkpoint, without):
-            collector.collect()
-        with_checkpoint.at_checkpoint(77)
-        assert rollouts_equal(with_checkpoint.collect(), without.collect()) == goes_on
 
 
 def test_statistics_are_frozen_while_an_iteration_collects_and_updates():

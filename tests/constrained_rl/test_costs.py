@@ -224,6 +224,42 @@ def test_a_converted_environment_trains():
     assert metrics["cost/cost"] == 5.0  # 1 in each of 5 steps
 
 
+class Shown(OmniStyle):
+    """Has a picture, and something to give back."""
+
+    closed = 0
+
+    def render(self):
+        return "picture"
+
+    def close(self):
+        self.closed += 1
+
+
+class ShownByGymnasium(SafetyStyle):
+    """The same as an environment of Gymnasium."""
+
+    closed, render, close = 0, Shown.render, Shown.close
+
+
+@pytest.mark.parametrize("inside", [Shown, ShownByGymnasium])
+def test_what_is_inside_is_shown_and_closed(inside):
+    made = [inside() for _ in range(2)]
+    names = ("a", "b") if inside is Shown else ("cost",)
+    wrapped = [Cost(FromSixTuple(env, names), names) for env in made]
+    assert [env.render() for env in wrapped] == ["picture", "picture"]
+    agent = tiny(env=[lambda env=env: env for env in wrapped], limit=1.0)
+    agent.train(16)
+    agent.close()
+    assert [env.closed for env in made] == [1, 1]
+
+
+def test_what_cannot_be_shown_or_closed_is_left_alone():
+    env = FromSixTuple(OmniStyle(), names=("a", "b"))
+    env.close()
+    assert env.render() is None
+
+
 def test_five_values_are_not_converted():
     with pytest.raises(InputError, match=r"returned 5 values, expected 6.*Cost\(env\)"):
         one_step(FromSixTuple(Scripted(0.0)))

@@ -1,14 +1,20 @@
 import os
 import signal
+import warnings
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.vector import VectorWrapper
 
+from constrained_rl import run
 from constrained_rl.cmdp import make_vec, reset_envs, step_envs, vectorize
+from constrained_rl.errors import Notice
 from constrained_rl.processes import ProcessEndedError, close_envs
 from constrained_rl.stopping import stoppable
-from tests.constrained_rl.helpers import CARTPOLE, cartpole
+from llm_env import cli
+from tests.constrained_rl.helpers import CARTPOLE, Scripted, cartpole, tiny, vector
+from tests.constrained_rl.test_under_way import config_of
 
 ACTIONS = np.zeros(2, np.int64)
 
@@ -61,6 +67,77 @@ def test_closing_does_not_wait_for_what_was_asked_of_processes(envs):
     assert envs.closed
     assert not any(process.is_alive() for process in envs.processes)
     close_envs(envs)  # a second time changes nothing
+
+
+class Stuck(Scripted):
+    """Cannot be closed."""
+
+    closed = 0
+
+    def close(self):
+        Stuck.closed += 1
+        raise AttributeError("'NoneType' object has no attribute 'quit'")
+
+
+gymnasium.register("tests/Stuck-v0", lambda: Stuck([(1, 0.5)] * 5))
+
+
+@pytest.fixture(autouse=True)
+def _none_closed():
+    Stuck.closed = 0
+
+
+def test_what_a_close_raises_is_a_warning_and_the_others_are_closed():
+    envs = vector(Stuck([(1, 0)]), Stuck([(1, 0)]), Stuck([(1, 0)]))
+    with pytest.warns(Notice, match=r"has no attribute 'quit'") as told:
+        close_envs(envs)
+    assert (len(told), Stuck.closed, envs.closed) == (3, 3, True)
+    close_envs(envs)  # a second time changes nothing
+    assert Stuck.closed == 3
+
+
+def test_an_error_of_a_training_is_not_hidden_by_one_of_closing(tmp_path):
+    agent = tiny("ppo_lagrangian", "tests/Stuck-v0", 1.0)
+
+    def train():
+        try:
+            raise KeyError
+        finally:
+            agent.close()
+
+    with pytest.warns(Notice, match="closing an environment failed"), pytest.raises(KeyError):
+        train()
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "native"])
+def test_an_evaluation_is_not_lost_where_its_environments_cannot_be_closed(vectorization):
+    class Native(VectorWrapper):
+        def close(self, **_):
+            raise OSError("no display")
+
+    agent = tiny("ppo_lagrangian", lambda: Stuck([(1, 0.5)] * 5), 1.0)
+    env = "tests/Stuck-v0"
+    if vectorization == "native":  # somebody else's, given to be played on and then closed by hand
+        env = Native(vector(Scripted([(1, 0.5)] * 5)))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = agent.evaluate(4, env=env)
+        if vectorization == "native":
+            close_envs(env)
+    assert found.cost.tolist() == [[2.5]] * len(found)
+    assert [issubclass(w.category, Notice) for w in told] == [True] * max(1, Stuck.closed)
+
+
+def test_a_run_and_its_commands_are_finished_where_nothing_can_be_closed(capsys, tmp_path):
+    config = config_of("tests/Stuck-v0", iterations=2, evaluation={"every": 1, "episodes": 2})
+    with pytest.warns(Notice, match="no attribute 'quit'"):
+        folder = run.start(config, tmp_path / "run")
+    assert (folder / "policy.safetensors").is_file()
+    for command in (["evaluate", "--episodes", "2"], ["certify", "--episodes", "2"]):
+        with pytest.warns(Notice, match="no attribute 'quit'"), pytest.raises(SystemExit) as ended:
+            cli.app([command[0], str(folder), *command[1:]])
+        assert ended.value.code == 0
+    assert "2.5" in capsys.readouterr().out
 
 
 def test_this_process_keeps_its_own_handlers():

@@ -50,7 +50,7 @@ def driven(kind, folder, iterations, settings):
     with joined(connect(CPU, 60.0)) as world:
         config = align_config(**settings)
         parts = tiny_parts(config, engines_of(kind, world))
-        drive(parts, iterations, folder, CheckpointConfig(every=1), seed=0)
+        drive(parts, iterations, folder, CheckpointConfig(every=1))
         return weights(parts), parts.multiplier.lam.clone()
 
 

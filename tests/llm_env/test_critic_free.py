@@ -66,7 +66,7 @@ def test_no_critic_is_built_trained_reported_or_saved(rule, tmp_path):
     before = snapshot(parts.policy)
     assert parts.critic is parts.critic_learner is None
     rows = []
-    drive(parts, 2, tmp_path, CheckpointConfig(every=1), seed=0, loggers=[Keeping(rows)])
+    drive(parts, 2, tmp_path, CheckpointConfig(every=1), loggers=[Keeping(rows)])
     assert not same(parts.policy, before)
     assert {"loss/policy", "kl/reference", "lambda/cost"} <= set(rows[0])
     assert [name for name in rows[0] if "value" in name or "variance" in name] == []
@@ -91,9 +91,9 @@ def test_an_interrupted_run_without_critics_resumes_to_the_same_weights(tmp_path
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     every = CheckpointConfig(every=2)
-    drive(whole, 4, tmp_path / "whole", every, seed=0)
-    drive(killed, 2, tmp_path / "killed", every, seed=0)
-    drive(resumed, 4, tmp_path / "killed", every, seed=0)
+    drive(whole, 4, tmp_path / "whole", every)
+    drive(killed, 2, tmp_path / "killed", every)
+    drive(resumed, 4, tmp_path / "killed", every)
     assert same(resumed.policy, snapshot(whole.policy))
     assert rows_without_times(tmp_path / "killed") == rows_without_times(tmp_path / "whole")
 

@@ -33,7 +33,7 @@ def job(folder, misfortune, timeout):
             return score(responses)
 
         parts = tiny_parts(align_config(), Engines(world), reward=reward)
-        run.drive(parts, 5, folder, CheckpointConfig(every=1), seed=0)
+        run.drive(parts, 5, folder, CheckpointConfig(every=1))
 
 
 def die(rank):
@@ -113,7 +113,7 @@ def stopped_job(folder):
         parts = tiny_parts(align_config(), Engines(world), reward=reward)
         try:
             with stoppable():
-                run.drive(parts, 5, folder, CheckpointConfig(every=4), seed=0)
+                run.drive(parts, 5, folder, CheckpointConfig(every=4))
         except Stopped:
             return parts.iteration, weights(parts)
     return None

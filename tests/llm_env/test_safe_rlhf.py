@@ -304,11 +304,11 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, died, prompts)
     whole, killed, resumed = (parts_of(**settings) for _ in range(3))
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-    drive(whole, 6, tmp_path / "whole", every, seed=0)
+    drive(whole, 6, tmp_path / "whole", every)
     with pytest.raises(KeyboardInterrupt):
-        drive(killed, 6, tmp_path / "killed", every, seed=0, loggers=[DieAt(died)])
+        drive(killed, 6, tmp_path / "killed", every, loggers=[DieAt(died)])
     assert len(checkpoints(tmp_path / "killed/checkpoints")) == died // 2
-    drive(resumed, 6, tmp_path / "killed", every, seed=0)
+    drive(resumed, 6, tmp_path / "killed", every)
     assert same(resumed.policy, snapshot(whole.policy))
     assert same(resumed.critic, snapshot(whole.critic))
     assert rows_without_times(tmp_path / "killed") == rows_without_times(tmp_path / "whole")
@@ -322,7 +322,7 @@ def test_a_score_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(t
         return torch.full((8,), float("nan") if len(calls) == 4 else 1.0)
 
     with pytest.raises(NonFiniteError, match="reward scores: 8 of 8"):
-        drive(parts_of(reward=poisoned), 6, tmp_path, CheckpointConfig(every=2), seed=0)
+        drive(parts_of(reward=poisoned), 6, tmp_path, CheckpointConfig(every=2))
     assert [p.name for p in checkpoints(tmp_path / "checkpoints")] == ["00000002"]
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3
 

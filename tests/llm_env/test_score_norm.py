@@ -80,8 +80,8 @@ def test_a_resumed_run_goes_on_with_the_same_statistics(tmp_path, kind):
     whole, first, second = (parts_of(reward=reward, **settings) for _ in range(3))
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
-    drive(whole, 4, tmp_path / "whole", every, seed=0)
-    drive(first, 2, tmp_path / "cut", every, seed=0)
-    drive(second, 4, tmp_path / "cut", every, seed=0)
+    drive(whole, 4, tmp_path / "whole", every)
+    drive(first, 2, tmp_path / "cut", every)
+    drive(second, 4, tmp_path / "cut", every)
     assert same(second.policy, snapshot(whole.policy))
     assert same(second.critic, snapshot(whole.critic))
