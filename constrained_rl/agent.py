@@ -58,8 +58,9 @@ class Agent:
 
         Args:
             config: the resolved run configuration.
-            env: an id, a file or object of a finite CMDP, a vector environment, or a factory of
-                single environments; by default `config.env.id` or `config.env.file`.
+            env: an id, a file or object of a finite CMDP, a vector environment, a factory of
+                single environments, or a single environment that Gymnasium can make again; by
+                default `config.env.id` or `config.env.file`.
         """
         self.config = config = resolve(config, env)
         self._source = env

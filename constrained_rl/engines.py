@@ -195,10 +195,15 @@ def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_tensors(module: nn.Module, state: Mapping[str, object]) -> None:
-    """Put a state's trainable parameters and buffers into a module; frozen ones may be missing."""
+    """Put a state's trainable parameters and buffers into a module.
+
+    Frozen ones may be missing, and what a module itself supplies for folders of older versions.
+    """
     tensors = module_tensors(state)
-    check_names({name: value.shape for name, value in saved_tensors(module).items()}, tensors)
-    module.load_state_dict(tensors, strict=False)
+    expected = {name: value.shape for name, value in saved_tensors(module).items()}
+    check_names({name: shape for name, shape in expected.items() if name in tensors}, tensors)
+    missing = module.load_state_dict(tensors, strict=False).missing_keys
+    check_names({name: expected[name] for name in missing if name in expected}, tensors)
 
 
 def module_tensors(state: Mapping[str, object]) -> dict[str, Tensor]:

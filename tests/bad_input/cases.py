@@ -8,6 +8,7 @@ from tests.bad_input import (
     of_language,
     of_preferences,
     of_problems,
+    of_returns,
     of_rounds_and_arenas,
     of_runs,
     of_scores,
@@ -18,7 +19,7 @@ from tests.bad_input import (
 
 AREAS = {
     "Settings and options": of_settings.CASES,
-    "Environments and costs": of_environments.CASES,
+    "Environments and costs": of_environments.CASES + of_returns.CASES,
     "Finite problems": of_problems.CASES,
     "Runs and files": of_runs.CASES,
     "Certificates": of_certificates.CASES,

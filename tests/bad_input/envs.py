@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from constrained_rl.costs import Cost
@@ -111,6 +112,44 @@ def unbuildable():
     raise ValueError("no map was given")
 
 
+class NoSeed(Walk):
+    """Reset takes no seed, as in old Gym."""
+
+    def reset(self):
+        self.time = 0
+        return self.observe(), {}
+
+
+class Alone(Walk):
+    """Reset returns the observation alone, as in old Gym."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0]
+
+
+class TwoRewards(Walk):
+    """Rewards are arrays of two."""
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs, np.array([reward, reward]), *rest
+
+
+class HalfEnded(Walk):
+    """A flag is a probability."""
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, 0.5 * terminated, truncated, info
+
+
+class Wider(Walk):
+    """Observations hold three numbers where the space says two."""
+
+    def observe(self):
+        return np.zeros(3, np.float32)
+
+
 class Misnamed(Walk):
     """Cost names that are a string."""
 
@@ -139,6 +178,7 @@ def register(name, entry):
 
 
 gymnasium.register("bad/Endless-v0", Endless, max_episode_steps=1000)
+LARGEST = float(np.finfo(np.float32).max)
 BROAD = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 for name, entry in {
     "Sound": Walk,
@@ -165,6 +205,15 @@ for name, entry in {
     "ManyChoices": lambda: Walk(actions=spaces.MultiDiscrete([2, 3])),
     "Switches": lambda: Walk(actions=spaces.MultiBinary(3)),
     "Unbounded": lambda: Walk(actions=BROAD),
+    "Largest": lambda: Walk(actions=spaces.Box(-LARGEST, LARGEST, (1,), np.float32)),
+    "NoSeed": NoSeed,
+    "Alone": Alone,
+    "TwoRewards": TwoRewards,
+    "HalfEnded": HalfEnded,
+    "Wider": Wider,
+    "Tensor": lambda: Walk(lambda time: torch.tensor(0.5)),
+    "Normalized": lambda: gymnasium.wrappers.NormalizeObservation(Walk()),
+    "Rewarded": lambda: Cost(gymnasium.wrappers.NormalizeReward(Walk()), ("harm",)),
     "Integers": lambda: Walk(actions=spaces.Box(0, 5, (2,), np.int64)),
     "HarmRaises": lambda: Cost(Walk(), ("harm",), harm),
     "HarmTwice": lambda: Cost(Walk(), ("harm",), two_numbers),

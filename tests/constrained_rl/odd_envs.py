@@ -64,6 +64,12 @@ class Path(Walk):
         return *rest, {**info, "path": way, "best": best, "map": {"seen": way}}
 
 
+class Unbounded(Walk):
+    """Actions from the least to the largest float."""
+
+    action_space = Box(*(sign * float(np.finfo(np.float32).max) for sign in (-1, 1)), (2,))
+
+
 class Normed(gymnasium.Wrapper):
     """Standardises observations by Welford's running statistics, of somebody's own making."""
 
@@ -116,7 +122,7 @@ def odd(name):
     return f"tests.constrained_rl.odd_envs:odd/{name}-v0"
 
 
-for made in (Walk, Survey, Column, Path):
+for made in (Walk, Survey, Column, Path, Unbounded):
     gymnasium.register(f"odd/{made.__name__}-v0", made, disable_env_checker=True)
 gymnasium.register(
     "odd/Normalized-v0",

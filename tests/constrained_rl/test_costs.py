@@ -89,6 +89,20 @@ def test_a_cost_that_cannot_be_called_is_refused_at_once(cost):
         Cost(Scripted(0.0), cost=cost)
 
 
+@pytest.mark.parametrize("wrapper", [Cost, FromSixTuple])
+@pytest.mark.parametrize("vector", [sync, lambda env: vector_wrappers.ClipReward(sync(env), 0, 1)])
+def test_a_wrapper_around_a_vector_environment_is_refused_with_where_it_belongs(wrapper, vector):
+    envs = vector(Scripted(0.0))
+    with pytest.raises(InputError, match=rf"{wrapper.__name__} got the vector.*make_vec\(id"):
+        wrapper(envs)
+
+
+@pytest.mark.parametrize("thing", [Scripted, "CartPole-v1", 3])
+def test_a_wrapper_around_no_environment_is_refused(thing):
+    with pytest.raises(InputError, match=r"Cost got .*expected a single gymnasium\.Env"):
+        Cost(thing)
+
+
 def broken(obs, action, reward, info):
     """A user's function with a defect: Scripted has no such key."""
     return info["angle"]

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from typer.testing import CliRunner
 
 import constrained_rl as crl
+from constrained_rl.checkpoint import load_state, save_state
 from constrained_rl.cli import app
 from constrained_rl.config import NetworkConfig
 from constrained_rl.encoder import RunningNorm
@@ -159,3 +160,28 @@ def test_a_policy_saved_with_an_epsilon_acts_as_it_did():
     again = policy_on(spaces.Box(-np.inf, np.inf, (1,), np.float64))
     again.load_state_dict(policy.state_dict())
     assert torch.equal(again.encoder(x), policy.encoder(x))
+
+
+def without_epsilon(state):
+    """A state as versions wrote it that added 1e-8 to each variance."""
+    if not isinstance(state, dict):
+        return state
+    kept = {name: x for name, x in state.items() if not str(name).endswith("norm.epsilon")}
+    return {name: without_epsilon(x) for name, x in kept.items()}
+
+
+def test_a_folder_of_then_is_loaded_and_goes_on(tmp_path):
+    agent = tiny("ppo", Survey, average=0.5)
+    agent.train(8 * 4 * 4)
+    agent.save(tmp_path / "new")
+    old = without_epsilon(load_state(tmp_path / "new"))
+    save_state(tmp_path / "old", old)
+    loaded = crl.load(tmp_path / "old", env=Survey)
+    x = np.array([[EASTING + 0.1, 1e-7, EASTING + 0.1]])
+    norm = {k: v.numpy() for k, v in agent.policy.encoder.norm.state_dict().items()}
+    expected = (x - norm["mean"]) / np.sqrt(norm["var"] + 1e-8)
+    assert np.allclose(loaded.policy.encoder(loaded.policy.encode(x)).numpy(), expected)
+    assert loaded.train(8 * 4 * 2)["iteration"] == 6
+    again = tmp_path / "again"
+    loaded.save(again)
+    assert crl.load(again, env=Survey).policy.encoder.norm.epsilon == 1e-8
