@@ -183,28 +183,14 @@ def is_other_length(error: Exception) -> bool:
     return "to unpack (expected 5" in text or "five element tuple" in text
 
 
-def reset_envs(envs: AnyVectorEnv, seed: int | list[int]) -> Any:  # noqa: ANN401
-    """Start new episodes from `seed`, or from one each; the first observations [N, …]."""
+def reset_envs(envs: AnyVectorEnv, seed: int | list[int], rows: Bools | None = None) -> Any:  # noqa: ANN401
+    """Start new episodes from `seed`, or from one each; the observations [N, …].
+
+    Only in `rows` [N], where they are given: Gymnasium's Sync and Async can do that.
+    """
+    options = None if rows is None else {"reset_mask": rows}
     with of_processes(envs):
-        return envs.reset(seed=seed)[0]  # type: ignore[arg-type]  # a list each
-
-
-def reset_rows(envs: AnyVectorEnv, seeds: list[int], rows: Bools) -> Any:  # noqa: ANN401
-    """Start new episodes in `rows` [N] of Gymnasium's Sync or Async; the observations of all."""
-    with of_processes(envs):
-        return envs.reset(seed=seeds, options={"reset_mask": rows})[0]  # type: ignore[arg-type]
-
-
-def time_limit(envs: AnyVectorEnv) -> int | None:
-    """Decisions after which a `TimeLimit` ends an episode; None where none is known."""
-    inner = envs.unwrapped
-    if not isinstance(inner, SyncVectorEnv | AsyncVectorEnv):
-        return None if envs.spec is None else envs.spec.max_episode_steps
-    name = "_max_episode_steps"
-    if not all(inner.call("has_wrapper_attr", name)):
-        return None
-    limits = [limit for limit in inner.call("get_wrapper_attr", name) if isinstance(limit, int)]
-    return min(limits) if len(limits) == inner.num_envs else None
+        return envs.reset(seed=seed, options=options)[0]  # type: ignore[arg-type]  # or a list
 
 
 def require_finite_observations(obs: object) -> None:

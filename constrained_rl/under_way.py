@@ -25,7 +25,6 @@ from constrained_rl.cmdp import (
     read_ending,
     require_finite_observations,
     reset_envs,
-    reset_rows,
     step_envs,
 )
 from constrained_rl.errors import Notice
@@ -80,7 +79,7 @@ class UnderWay:
 
     def _reset_rows(self, rows: Bools, log: ActionLog) -> None:
         """Start an episode in some sub-environments, from the seeds in the log."""
-        self.obs = reset_rows(self.envs, log.origin.tolist(), rows)
+        self.obs = reset_envs(self.envs, log.origin.tolist(), rows)
         require_finite_observations(self.obs)
         self._ended[rows], self._length[rows] = False, 0
         self.return_[rows], self._cost[rows] = 0.0, 0.0

@@ -1,5 +1,8 @@
 """Episodes under way survive checkpoints and other players."""
 
+import copy
+import pickle
+
 import gymnasium
 import numpy as np
 import pytest
@@ -369,3 +372,27 @@ def test_the_environments_of_training_are_not_evaluated_on(env):
     with pytest.raises(InputError, match="environments that the agent trains in"):
         agent.play(agent.envs, 4)
     assert env == DETOUR or len(agent.evaluate(4, env=either())) == 4
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_of_environments_is_watched_for_itself(copied):
+    one, other = (tiny("ppo_lagrangian", SyncVectorEnv([Either] * 4), 1.0) for _ in range(2))
+    one.train(64)
+    other.train(64)
+    envs = copied(one.envs)
+    envs.reset(seed=3)
+    third = tiny("ppo_lagrangian", envs, 1.0)
+    for agent in (one, other, third):
+        agent.train(64)
+    assert torch.equal(weights(one), weights(other))
+
+
+@pytest.mark.parametrize("env", [DETOUR, Either])
+def test_a_copied_agent_goes_on_as_the_original(env):
+    one = tiny("ppo_lagrangian", env, 1.0)
+    one.train(64)
+    two = copy.deepcopy(one)
+    two.envs.reset(seed=5)
+    for agent in (one, two):
+        agent.train(96)
+    assert torch.equal(weights(one), weights(two))
