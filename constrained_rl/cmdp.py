@@ -183,14 +183,10 @@ def is_other_length(error: Exception) -> bool:
     return "to unpack (expected 5" in text or "five element tuple" in text
 
 
-def reset_envs(envs: AnyVectorEnv, seed: int | list[int], rows: Bools | None = None) -> Any:  # noqa: ANN401
-    """Start new episodes from `seed`, or from one each; the observations [N, …].
-
-    Only in `rows` [N], where they are given: Gymnasium's Sync and Async can do that.
-    """
-    options = None if rows is None else {"reset_mask": rows}
+def reset_envs(envs: AnyVectorEnv, seed: int | list[int]) -> Any:  # noqa: ANN401
+    """Start new episodes from `seed`, or from one each; the first observations [N, …]."""
     with of_processes(envs):
-        return envs.reset(seed=seed, options=options)[0]  # type: ignore[arg-type]  # or a list
+        return envs.reset(seed=seed)[0]  # type: ignore[arg-type]  # Gymnasium's own take a list
 
 
 def require_finite_observations(obs: object) -> None:
