@@ -120,7 +120,8 @@ def vectorize(factories: Sequence[Factory], vectorization: Vectorization = "auto
             "one sub-environment each"
         )
     made = AsyncVectorEnv if vectorization == "async" else SyncVectorEnv
-    checked = [_Checked(factory, LeavesSignals()) for factory in factories]
+    prepare = LeavesSignals(in_processes=vectorization == "async")
+    checked = [_Checked(factory, prepare) for factory in factories]
     return made(checked, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
