@@ -82,17 +82,11 @@ class Agent:
             streams = len(stream_names(constraints, config.ppo))
             critic = StackedCritic(spaces[0], streams, config.network).to(device)
         windowing = Windowing(config.ppo.horizon, config.env.burn_in)
-        self.collector = VectorCollector(
+        self.collector = collector = VectorCollector(
             self.envs, self.policy, windowing, names[:channels], config.seed, device
         )
         self.parts = assemble(
-            self.collector,
-            self.policy,
-            critic,
-            constraints,
-            config.multiplier,
-            config.ppo,
-            config.seed,
+            collector, self.policy, critic, constraints, config.multiplier, config.ppo, config.seed
         )
         if config.average > 0:
             self.parts.average = WeightAverage(self.policy, config.average)
@@ -168,9 +162,9 @@ class Agent:
         parts = self.parts
         if envs.unwrapped is self.envs.unwrapped:
             raise InputError(
-                "these are the environments that the agent trains in, whose episodes are under "
-                "way; leave env out where the agent was built from an id or a factory, or make "
-                "others: evaluate(env=…) takes an id, a factory or a second vector environment"
+                "these are the environments that the agent trains in; leave env out where it was "
+                "built from an id or a factory, or give an id, a factory or another vector "
+                "environment: evaluate(env=…)"
             )
         return evaluate(
             self.policy,
@@ -206,9 +200,8 @@ class Agent:
     def load(cls, folder: str | Path, env: Environment | None = None) -> Self:
         """Restore `save`, the `best` of a run, or a run directory as it stands.
 
-        Pass `env` when it was not made from an id. Training goes on with the episodes under way:
-        environments that cannot save their state play them again, with a notice where they go
-        another way.
+        Pass `env` when it was not made from an id. Environments that cannot save their state play
+        the episodes under way again; a notice says where they go another way.
         """
         agent = cls.read(folder, env)
         agent.collector.under_way.come_back()

@@ -133,7 +133,8 @@ def vectorize(factories: Sequence[Factory], vectorization: Vectorization = "auto
             "one sub-environment each"
         )
     made = AsyncVectorEnv if vectorization == "async" else SyncVectorEnv
-    wrapped = [_Wrapped(factory, LeavesSignals()) for factory in factories]
+    prepare = LeavesSignals(in_processes=vectorization == "async")
+    wrapped = [_Wrapped(factory, prepare) for factory in factories]
     try:
         return made(wrapped, autoreset_mode=AutoresetMode.NEXT_STEP)
     except RuntimeError as error:
@@ -207,26 +208,6 @@ def reset_envs(envs: AnyVectorEnv, seed: int | list[int]) -> Any:  # noqa: ANN40
         obs, _ = reset_pair(envs, {"seed": seed})
     require_in_space(obs, envs)
     return obs
-
-
-def reset_rows(envs: AnyVectorEnv, seeds: list[int], rows: Bools) -> Any:  # noqa: ANN401
-    """Start new episodes in `rows` [N] of Gymnasium's Sync or Async; the observations of all."""
-    with _explaining(envs):
-        obs, _ = reset_pair(envs, {"seed": seeds, "options": {"reset_mask": rows}})
-    require_in_space(obs, envs)
-    return obs
-
-
-def time_limit(envs: AnyVectorEnv) -> int | None:
-    """Decisions after which a `TimeLimit` ends an episode; None where none is known."""
-    inner = envs.unwrapped
-    if not isinstance(inner, SyncVectorEnv | AsyncVectorEnv):
-        return None if envs.spec is None else envs.spec.max_episode_steps
-    name = "_max_episode_steps"
-    if not all(inner.call("has_wrapper_attr", name)):
-        return None
-    limits = [limit for limit in inner.call("get_wrapper_attr", name) if isinstance(limit, int)]
-    return min(limits) if len(limits) == inner.num_envs else None
 
 
 def require_finite_observations(obs: object) -> None:

@@ -17,7 +17,8 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from constrained_rl.cmdp import read_cost, reset_envs, step_envs, time_limit
+from constrained_rl.cmdp import read_cost, reset_envs, step_envs
+from constrained_rl.contract import time_limit_of
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.networks import ActingPolicy
 from constrained_rl.rollout import Episodes, Rollout
@@ -88,7 +89,7 @@ class VectorCollector:
     @property
     def time_limit(self) -> int | None:
         """Decisions after which the environment ends an episode, where it says so."""
-        return time_limit(self.under_way.envs)
+        return time_limit_of(self.under_way.envs)
 
     def collect(self) -> Rollout:
         """Act for `horizon` steps in every sub-environment."""

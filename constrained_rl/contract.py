@@ -12,10 +12,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
-from constrained_rl.cmdp import AnyEnv, Floats
+from constrained_rl.cmdp import AnyEnv, AnyVectorEnv, Floats
 from constrained_rl.costs import CURE, are_names
 from constrained_rl.errors import short
 from constrained_rl.findings import Finding
@@ -195,6 +196,18 @@ def time_limit(env: AnyEnv) -> int | None:
             return env._max_episode_steps
         env = env.env
     return None
+
+
+def time_limit_of(envs: AnyVectorEnv) -> int | None:
+    """The shortest `time_limit` of the sub-environments; None unless each has one."""
+    inner = envs.unwrapped
+    if not isinstance(inner, SyncVectorEnv | AsyncVectorEnv):
+        return None if envs.spec is None else envs.spec.max_episode_steps
+    name = "_max_episode_steps"
+    if not all(inner.call("has_wrapper_attr", name)):
+        return None
+    limits = [limit for limit in inner.call("get_wrapper_attr", name) if isinstance(limit, int)]
+    return min(limits) if len(limits) == inner.num_envs else None
 
 
 def check_ends(

@@ -7,6 +7,7 @@ afterwards. Absent: single sub-environments (`envs.envs[0].step`), which are not
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,16 @@ class Keeper:
             if not isinstance(layer, VectorWrapper):
                 return keeper
             layer = layer.env
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Keeper:
+        twin = memo[id(self)] = Keeper()
+        holder = None if self._holder is None else self._holder()
+        if holder is not None:
+            twin._holder = weakref.ref(copy.deepcopy(holder, memo))
+        return twin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Keeper, ()  # pickled: whoever plays in it comes back first
 
     def holds(self, player: Player) -> bool:
         """Whether the environment stands where `player` left it."""
@@ -82,12 +93,17 @@ class _Watched:
     def __init__(self, keeper: Keeper, method: Callable[..., Any]) -> None:
         self.keeper = keeper
         # A bound method would keep the environment alive in a circle with itself.
-        self._method: Callable[[], Callable[..., Any] | None] = (
-            weakref.WeakMethod(method) if isinstance(method, MethodType) else lambda: method
-        )
+        self._bound = isinstance(method, MethodType)
+        self._function: Callable[..., Any] = method
+        if isinstance(method, MethodType):
+            self._envs, self._function = weakref.ref(method.__self__), method.__func__
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
         self.keeper.called()
-        method = self._method()
-        assert method is not None
-        return method(*arguments, **named)
+        return self._method()(*arguments, **named)
+
+    def _method(self) -> Callable[..., Any]:
+        return MethodType(self._function, self._envs()) if self._bound else self._function
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Watched, (self.keeper, self._method())  # of a copy: the copy's

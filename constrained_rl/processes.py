@@ -22,22 +22,34 @@ AnyEnv = gymnasium.Env[Any, Any]
 AnyVectorEnv = VectorEnv[Any, Any, Any]
 
 
+class ClosesQuietly(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment of a process: `close_envs` does not reach what it raises as it closes.
+
+    Nor that of the one which Gymnasium makes and closes first, to see the spaces.
+    """
+
+    def close(self) -> None:
+        """Close; what is raised is a warning."""
+        close_env(self.env)
+
+
 class LeavesSignals:
-    """A wrapper that wraps nothing: in a process of its own, signals are left to the parent.
+    """A wrapper for processes of their own, in which signals are left to the parent.
 
     Ctrl-C reaches every process of a terminal; the parent saves what it can and closes the others.
     A fork also inherits the parent's handler of SIGTERM, by which it could not be ended quietly.
     """
 
-    def __init__(self) -> None:
-        self.parent = os.getpid()
+    def __init__(self, in_processes: bool = True) -> None:
+        self.parent, self.in_processes = os.getpid(), in_processes
 
     def __call__(self, env: AnyEnv) -> AnyEnv:
-        """Return `env`."""
+        """Return `env`, which closes quietly; where there are no processes, as it is."""
         if os.getpid() != self.parent:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        return env
+        wrapped = self.in_processes and isinstance(env, gymnasium.Env)
+        return ClosesQuietly(env) if wrapped else env
 
 
 class ProcessEndedError(InputError):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,12 +24,11 @@ from constrained_rl.cmdp import (
     read_ending,
     require_finite_observations,
     reset_envs,
-    reset_rows,
     step_envs,
 )
 from constrained_rl.errors import Notice
 from constrained_rl.keeper import Keeper
-from constrained_rl.replay import LONGEST, ActionLog, as_rows, differing
+from constrained_rl.replay import LONGEST, ActionLog, as_rows, differing, reset_rows
 from constrained_rl.returned import as_array
 from constrained_rl.seeds import Seeds
 
@@ -80,7 +79,8 @@ class UnderWay:
 
     def _reset_rows(self, rows: Bools, log: ActionLog) -> None:
         """Start an episode in some sub-environments, from the seeds in the log."""
-        self.obs = reset_rows(self.envs, log.origin.tolist(), rows)
+        assert isinstance(self.envs, SyncVectorEnv | AsyncVectorEnv)
+        self.obs = reset_rows(self.envs, log.origin.tolist(), rows, self.obs)
         require_finite_observations(self.obs)
         self._ended[rows], self._length[rows] = False, 0
         self.return_[rows], self._cost[rows] = 0.0, 0.0
@@ -146,7 +146,7 @@ class UnderWay:
         log = self._log
         if log is None:
             return
-        endless = (log.since >= LONGEST) & ~log.settled
+        endless = (log.since >= LONGEST) & ~log.settled & ~self._ended
         with self._keeper.playing():
             if log.separate and endless.any():
                 log.renew(endless, self._draw(int(endless.sum())))

@@ -96,6 +96,19 @@ def test_what_a_close_raises_is_a_warning_and_the_others_are_closed():
     assert Stuck.closed == 3
 
 
+@pytest.mark.parametrize("env", ["tests/Stuck-v0", lambda: Stuck([(1, 0.5)] * 5)])
+def test_environments_in_processes_that_cannot_be_closed_train_too(env, capfd):
+    sub = {"vectorization": "async", "num_envs": 2}
+    with pytest.warns(Notice, match="no attribute 'quit'"):  # the one that shows its spaces
+        agent = tiny("ppo_lagrangian", env, 1.0, sub=sub)
+    agent.train(32)
+    with pytest.warns(Notice, match="no attribute 'quit'"):
+        assert agent.evaluate(4).cost.tolist() == [[2.5]] * 4
+    agent.close()
+    assert not any(process.is_alive() for process in agent.envs.processes)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_an_error_of_a_training_is_not_hidden_by_one_of_closing(tmp_path):
     agent = tiny("ppo_lagrangian", "tests/Stuck-v0", 1.0)
 

@@ -1,11 +1,14 @@
 """Episodes under way survive checkpoints and other players."""
 
+import copy
+import pickle
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
+from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
 
 import constrained_rl as crl
 from constrained_rl import replay, run, under_way
@@ -146,6 +149,71 @@ def test_the_log_of_actions_does_not_grow_with_a_run(short):
         # 20 steps, the rest of an episode of 30 with its reset, and a window of 7
         assert len(actions) <= 20 + 31 + 7
     assert actions.shape[1:] == (4,)
+
+
+class Picky(Either):
+    """Takes no options."""
+
+    def reset(self, *, seed=None, options=None):
+        assert options is None
+        return super().reset(seed=seed)
+
+
+class Parts(Either):
+    """Observations of two parts."""
+
+    observation_space = Dict({"a": Either.observation_space, "b": Discrete(40)})
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        return {"a": obs, "b": self.time}, info
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        return {"a": obs, "b": self.time}, *rest
+
+
+class Six:
+    """No environment of Gymnasium at all: six values, and a reset without options."""
+
+    observation_space, action_space = Either.observation_space, Either.action_space
+
+    def __init__(self):
+        self.env = Either()
+
+    def reset(self, seed=None):
+        return self.env.reset(seed=seed)
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, info["cost"], terminated, truncated, {}
+
+
+class HeadsOfParts(Heads):
+    """Sees both parts side by side."""
+
+    def encode(self, obs):
+        return torch.tensor(np.concatenate([obs["a"], obs["b"][:, None]], axis=1))
+
+
+@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("made", [Picky, Parts, lambda: crl.FromSixTuple(Six())])
+def test_new_seeds_reach_environments_of_any_form(short, made, processes):
+    def collector(seed):
+        kind = AsyncVectorEnv if processes else SyncVectorEnv
+        envs = kind([made] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
+        policy = HeadsOfParts() if made is Parts else Heads()
+        names, windowing = ("risk",), Windowing(7)
+        return VectorCollector(envs, policy, windowing, names, seed, torch.device("cpu"))
+
+    one = collector(0)
+    seen(one, 9)
+    assert len(one.under_way.seeds.state()) > 1
+    two = collector(5)
+    two.load_state_dict(restored(one.state_dict()))
+    assert seen(one, 6) == seen(two, 6)
+    for each in (one, two):
+        each.under_way.envs.close()
 
 
 def config_of(env_id="tests/Either-v0", iterations=12, **settings):
@@ -369,3 +437,27 @@ def test_the_environments_of_training_are_not_evaluated_on(env):
     with pytest.raises(InputError, match="environments that the agent trains in"):
         agent.play(agent.envs, 4)
     assert env == DETOUR or len(agent.evaluate(4, env=either())) == 4
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_of_environments_is_watched_for_itself(copied):
+    one, other = (tiny("ppo_lagrangian", SyncVectorEnv([Either] * 4), 1.0) for _ in range(2))
+    one.train(64)
+    other.train(64)
+    envs = copied(one.envs)
+    envs.reset(seed=3)
+    third = tiny("ppo_lagrangian", envs, 1.0)
+    for agent in (one, other, third):
+        agent.train(64)
+    assert torch.equal(weights(one), weights(other))
+
+
+@pytest.mark.parametrize("env", [DETOUR, Either])
+def test_a_copied_agent_goes_on_as_the_original(env):
+    one = tiny("ppo_lagrangian", env, 1.0)
+    one.train(64)
+    two = copy.deepcopy(one)
+    two.envs.reset(seed=5)
+    for agent in (one, two):
+        agent.train(96)
+    assert torch.equal(weights(one), weights(two))

@@ -23,8 +23,8 @@ def limited(steps, ends=10**6):
 
 
 gymnasium.register("tests/Long-v0", walk(40))
-gymnasium.register("tests/Limited-v0", walk(10**6), max_episode_steps=500)
-gymnasium.register("tests/Early-v0", walk(120), max_episode_steps=500)
+gymnasium.register("tests/Limited-v0", walk(10**6), max_episode_steps=120)
+gymnasium.register("tests/Early-v0", walk(96), max_episode_steps=120)
 
 
 def said(act):
@@ -82,19 +82,19 @@ def test_a_run_of_a_folder_is_told(tmp_path):
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_a_run_that_ends_before_the_time_limit_is_stopped_early(tmp_path, vectorization):
     env = {"id": "tests/Limited-v0", "num_envs": 2, "vectorization": vectorization}
-    config = config_of(env=env, total_steps=62 * 8 * 2)  # 496 steps each, 500 are needed
-    expected = r"496 steps.*after 500.*first 120 steps.*total_steps=1000.*env.num_envs=2"
+    config = config_of(env=env, total_steps=14 * 8 * 2)  # 112 steps each, 120 are needed
+    expected = r"112 steps.*after 120.*first 104 steps.*total_steps=240.*env.num_envs=2"
     with pytest.raises(InputError, match=expected):
         run.start(config, tmp_path / "run")
     with pytest.raises(InputError, match="no episode is going to end"):
         run.resume(tmp_path / "run")
-    longer = config.model_copy(update={"total_steps": 1000})
+    longer = config.model_copy(update={"total_steps": 240})
     assert said(lambda: run.start(longer, tmp_path / "longer")) == []
 
 
 def test_a_run_whose_environment_ends_its_episodes_itself_goes_on(tmp_path):
     env = {"id": "tests/Early-v0", "num_envs": 2}
-    config = config_of(env=env, total_steps=62 * 8 * 2)  # the first episode ends at step 120
+    config = config_of(env=env, total_steps=14 * 8 * 2)  # the first episode ends at step 96
     assert said(lambda: run.start(config, tmp_path / "run")) == []
 
 
@@ -102,4 +102,4 @@ def test_a_short_trial_is_not_stopped(tmp_path):
     config = config_of("tests/Limited-v0", iterations=4)
     (text,) = said(lambda: run.start(config, tmp_path / "run"))
     assert "in the 32 steps" in text
-    assert "the time limit is 500" in text
+    assert "the time limit is 120" in text
