@@ -28,7 +28,7 @@ from constrained_rl.cmdp import (
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.networks import ActingPolicy
 from constrained_rl.rollout import Episodes, Rollout
-from constrained_rl.streams import require_chance
+from constrained_rl.streams import expected_ends, require_chance
 
 Array = NDArray[Any]
 
@@ -88,6 +88,7 @@ class VectorCollector:
         self._windowing, self._channels, self._device = windowing, len(cost_names), device
         self.cost_names = cost_names
         self._generator = torch.Generator(device).manual_seed(seed)
+        self._together = False  # a step has been terminated and truncated at once
         self._restart(seed)
 
     def _restart(self, seed: int) -> None:
@@ -112,9 +113,11 @@ class VectorCollector:
             observed.append(self._policy.encode(self._obs))
             actions.append(action)
             steps.append(step)
-        rewards, costs, terminations, dones, masks, firsts, endings = (
+        rewards, costs, terminations, truncations, dones, masks, firsts, endings = (
             self._rows(record) for record in zip(*steps, strict=True)
         )
+        self._together |= bool((terminations & truncations).any())
+        known = not endings.isnan().any()
         return Rollout(
             obs=torch.stack(observed, 1),
             action=torch.stack(actions, 1),
@@ -126,7 +129,8 @@ class VectorCollector:
             episodes=self._episodes(ended),
             exchangeable=True,
             first=firsts,
-            ending=None if endings.isnan().any() else endings,
+            ending=endings if known else None,
+            ends=expected_ends(endings, truncations, self._together) if known else None,
         )
 
     def _play_burn_in(self) -> None:
@@ -151,7 +155,8 @@ class VectorCollector:
         done = (terminated | truncated) & mask
         self._account(reward, cost, mask, done, t, ended)
         ending = read_ending(info, mask)
-        return action, (reward, cost, terminated & mask, done, mask, first, ending)
+        cut = truncated & mask
+        return action, (reward, cost, terminated & mask, cut, done, mask, first, ending)
 
     def _read_cost(self, info: dict[str, Any], mask: Array) -> Array:
         if self._channels == 0:
@@ -209,7 +214,10 @@ class VectorCollector:
 
     def state_dict(self) -> dict[str, object]:
         """Generator, and either everything about the episodes under way or their restart seed."""
-        state: dict[str, object] = {"generator": self._generator.get_state()}
+        state: dict[str, object] = {
+            "generator": self._generator.get_state(),
+            "together": self._together,
+        }
         if not isinstance(self._envs, SavesState):
             return state | {"restart_seed": self._restart_seed}
         environment = {name: torch.from_numpy(x) for name, x in self._envs.get_state().items()}
@@ -226,6 +234,7 @@ class VectorCollector:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore `state_dict`."""
         self._generator.set_state(_tensor(state["generator"]))
+        self._together = bool(state.get("together", False))  # older checkpoints do not say
         if not isinstance(self._envs, SavesState):
             seed = state["restart_seed"]
             assert isinstance(seed, int)
