@@ -16,7 +16,7 @@ from gymnasium.wrappers import TimeLimit
 from constrained_rl.logging import read_metrics
 from constrained_rl.streams import corrected_costs, expected_ends
 from llm_env import cli
-from tests.constrained_rl.helpers import tiny, vector
+from tests.constrained_rl.helpers import vector
 from tests.constrained_rl.test_collectors import collector_of
 
 P = 0.25
