@@ -84,8 +84,10 @@ class Parts:
                 saved = state[name]
                 assert isinstance(saved, Mapping)
                 part.load_state_dict(saved)
-            except (RuntimeError, KeyError) as error:
-                found = " ".join(str(error).split())
+            except InputError:
+                raise
+            except (RuntimeError, KeyError, ValueError, AssertionError) as error:
+                found = " ".join(str(error).split()) or "it is of another kind"
                 raise InputError(
                     f"the checkpoint's {name} does not fit the settings, which have changed since "
                     f"it was made ({found}); restore them, or start a new run"
