@@ -302,6 +302,20 @@ def read_ending(
     return np.where(mask & ~present, np.nan, ending)
 
 
+def require_no_cost(
+    info: Mapping[str, Any],
+    mask: Bools,  # [N] True where an action was played
+) -> None:
+    """Refuse a cost from an environment whose first step had none: nobody would see it."""
+    present = "cost" in info and mask & np.asarray(info.get("_cost", mask), dtype=np.bool_)
+    if np.any(present):
+        raise InputError(
+            f'sub-environments {np.flatnonzero(present).tolist()[:8]} returned info["cost"], but '
+            "the first step had none, so it would not be counted; return it at every step, 0.0 "
+            f"where nothing happened, or wrap each: {CURE}"
+        )
+
+
 def _require_present(info: Mapping[str, Any], mask: Bools) -> None:
     """Raise unless every sub-environment that played an action reported a cost."""
     if "cost" not in info:

@@ -19,9 +19,11 @@ from torch import Tensor
 from constrained_rl.cmdp import (
     SavesState,
     as_array,
+    cost_names,
     read_cost,
     read_ending,
     require_finite_observations,
+    require_no_cost,
     reset_envs,
     step_envs,
 )
@@ -38,15 +40,15 @@ def probe_channels(
 ) -> int:
     """Number of cost channels K, found by one random step.
 
-    `InputError` if a cost is required and absent, or has to be corrected and the chance that an
-    episode ends is absent.
+    `InputError` if a cost is required or named and absent, or has to be corrected and the chance
+    that an episode ends is absent.
     """
     envs.reset(seed=seed)
     envs.action_space.seed(seed)
     info = step_envs(envs, envs.action_space.sample())[4]
     if corrected and required:
         require_chance("termination" in info)
-    if not required and "cost" not in info:
+    if not required and "cost" not in info and cost_names(envs) is None:
         return 0
     return len(read_cost(info, np.ones(envs.num_envs, dtype=bool), None)[0])
 
@@ -160,6 +162,7 @@ class VectorCollector:
 
     def _read_cost(self, info: dict[str, Any], mask: Array) -> Array:
         if self._channels == 0:
+            require_no_cost(info, mask)
             return np.zeros((len(mask), 0))
         return read_cost(info, mask, self._channels)
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from constrained_rl.agent import Agent
 from constrained_rl.evaluation import MODES, Evaluation
+from constrained_rl.feasibility import kept
 from constrained_rl.processes import close_envs
 from constrained_rl.statistics import Interval
 
@@ -51,7 +52,7 @@ def describe(found: Evaluation) -> dict[str, Any]:
                 "quantity": c.quantity,
                 "limit": c.limit,
                 "estimate": asdict(intervals[f"estimate/{c.name}"]),
-                "kept": intervals[f"estimate/{c.name}"].value <= c.limit,
+                "kept": kept(intervals[f"estimate/{c.name}"].value, c.limit),
             }
             for c in found.constraints
         ],

@@ -46,6 +46,13 @@ CASES = (
         seen="training",
     ),
     Case(
+        "cost late",
+        "a cost at some steps only, where costs are not needed",
+        train("Late", "--preset", "ppo"),
+        ('returned info["cost"], but the first step had none', "return it at every step"),
+        seen="training",
+    ),
+    Case(
         "unknown id",
         "a misspelt environment",
         train("constrained_rl/PointHazrd-v0"),
