@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from constrained_rl.config import RunConfig
+    from constrained_rl.presets import Given
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -165,24 +166,22 @@ Settings = Annotated[
 
 
 def run_config(preset: str | None, settings: list[str]) -> RunConfig:
-    """The preset (of the command line, else of the file), under the file, under the overrides."""
-    from constrained_rl.config import RunConfig
-    from constrained_rl.finite import load_cmdp
-    from constrained_rl.presets import defaults
-    from constrained_rl.settings import merge, read_layers, validate
+    """The settings of a run on the environment that they name, by default the first of `crl envs`.
 
-    tree, source = read_layers(*split_settings(settings))
-    if preset is not None and tree.get("preset", preset) != preset:
-        raise InputError(
-            f"--preset is {preset}, but {source} says preset = {tree['preset']!r}; drop one of them"
-        )
-    section = tree.get("env", {})
-    given = section if isinstance(section, dict) else {}
-    env_id, file = given.get("id", RunConfig().env.id), given.get("file")
-    name = str(preset or tree.get("preset", RunConfig().preset))
-    cmdp = load_cmdp(file) if isinstance(file, str) else None
-    base = defaults(name, env_id if isinstance(env_id, str) else None, cmdp)
-    return validate(RunConfig, merge(base, tree), source)
+    The preset (of the command line, else of the file), under the file, under the overrides.
+    """
+    from constrained_rl.config import RunConfig
+    from constrained_rl.presets import settings_for
+
+    given = read_settings(preset, settings)
+    return settings_for(given, given.environment or RunConfig().env.id)
+
+
+def read_settings(preset: str | None, settings: list[str]) -> Given:
+    """What the command line says; a file that was made for another environment is named."""
+    from constrained_rl.presets import Given
+
+    return Given.read(preset, *split_settings(settings))
 
 
 @app.command()
@@ -190,10 +189,17 @@ def preset(
     name: Annotated[str, typer.Argument(help=PRESET_HELP, autocompletion=complete_presets)],
     settings: Settings = None,
 ) -> None:
-    """Print a preset as TOML, every key explained: `crl preset ppo > run.toml`."""
-    from constrained_rl.describe import to_commented_toml
+    """Print a preset as TOML, every key explained: `crl preset ppo > run.toml`.
 
-    print(to_commented_toml(run_config(name, settings or [])), end="")
+    With env.id=… or env.file=… the settings are those that are known to work there; else they are
+    the preset's own, and the file names no environment.
+    """
+    from constrained_rl.describe import to_commented_toml
+    from constrained_rl.presets import settings_for
+
+    given = read_settings(name, settings or [])
+    unset = ("env.id",) if given.environment is None else ()
+    print(to_commented_toml(settings_for(given, given.environment), unset), end="")
 
 
 @app.command()
@@ -316,8 +322,11 @@ def evaluate(
 
 def run_cli(application: Callable[[], object]) -> None:
     """Run a typer application with this project's error convention."""
+    from constrained_rl.logging import plain_warnings
+
     try:
-        application()
+        with plain_warnings():
+            application()
     except (InputError, NonFiniteError, RankError) as error:
         if DEBUG["on"]:
             raise

@@ -95,7 +95,7 @@ def test_a_run_at_its_limit_has_a_best_policy_that_can_be_certified(tmp_path, mo
         "--out", folder)  # fmt: skip
     (row,) = read_metrics(folder / "metrics.jsonl")
     assert row["evaluation/feasible"] == 1
-    code, out = crl("evaluate", folder, "--episodes", 4, "--json")
+    _, out = crl("evaluate", folder, "--episodes", 4, "--json")
     found = json.loads(out)
     assert {p["policy"].split()[0] for p in found["policies"]} == {"last", "best"}
     assert all(c["kept"] for p in found["policies"] for c in p["constraints"])
