@@ -38,9 +38,7 @@ ASKED = ["how do i bake bread", "how do i trap a wolf", "tell me a story", "what
 def commands():
     """Those of the page, and those of the README's section that the page has not."""
     page = DOC.read_text(encoding="utf-8")
-    _, section = README.read_text(encoding="utf-8").split(
-        "## Safe RLHF on your own models and data"
-    )
+    _, section = README.read_text(encoding="utf-8").split("## Safe RLHF on your own models")
     own = commands_of(page)
     return own + [words for words in commands_of(section) if words not in own]
 
