@@ -20,11 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from constrained_rl.assembly import assemble, build_constraints, choose_device
+from constrained_rl.assembly import assemble, build_constraints
 from constrained_rl.checkpoint import load_latest, load_state, save_state
 from constrained_rl.cmdp import cost_names
 from constrained_rl.collectors import VectorCollector, Windowing, probe_channels
 from constrained_rl.config import RunConfig
+from constrained_rl.devices import choose_device, device_here
 from constrained_rl.environments import (
     Environment,
     VectorEnvironment,
@@ -186,26 +187,34 @@ class Agent:
         save_state(Path(folder), {"config": config, "parts": self.parts.state_dict()})
 
     @classmethod
-    def load(cls, folder: str | Path, env: Environment | None = None) -> Self:
+    def load(
+        cls, folder: str | Path, env: Environment | None = None, device: str | None = None
+    ) -> Self:
         """Restore `save`, the `best` of a run, or a run directory as it stands.
 
-        Pass `env` when it was not made from an id. A finished run directory gives its last policy,
-        ready to act; its critics and λ are those of its last checkpoint.
+        A finished run directory gives its last policy, ready to act; its critics and λ are those of
+        its last checkpoint.
+
+        Args:
+            folder: what was saved.
+            env: what it was made on, where that was not an id.
+            device: where it goes on; default: as it was made, or where that device is absent, on
+                what there is, with a notice.
         """
         folder = Path(folder)
         if (folder / "config.toml").is_file():
-            return cls._load_run(folder, env)
+            return cls._load_run(folder, env, device)
         state = load_state(folder)
         config, parts = state["config"], state["parts"]
         assert isinstance(config, str)
         assert isinstance(parts, Mapping)
-        agent = cls(RunConfig.model_validate_json(config), env)
+        agent = cls(_placed(RunConfig.model_validate_json(config), device), env)
         agent.parts.load_state_dict(parts)
         return agent
 
     @classmethod
-    def _load_run(cls, folder: Path, env: Environment | None) -> Self:
-        agent = cls(read_run_config(folder), env)
+    def _load_run(cls, folder: Path, env: Environment | None, device: str | None) -> Self:
+        agent = cls(_placed(read_run_config(folder), device), env)
         state, last = load_latest(folder / "checkpoints"), folder / "policy.safetensors"
         if state is not None:
             agent.parts.load_state_dict(state)
@@ -218,6 +227,12 @@ class Agent:
     def close(self) -> None:
         """Close the environments."""
         close_envs(self.envs)
+
+
+def _placed(config: RunConfig, device: str | None) -> RunConfig:
+    """A saved config with the device that is asked for, or one that is here."""
+    chosen = device_here(config.device) if device is None else str(device)
+    return config.model_copy(update={"device": chosen})
 
 
 def _read_policy(file: Path) -> dict[str, Tensor]:

@@ -38,17 +38,6 @@ from constrained_rl.streams import stream_names
 from constrained_rl.value_norm import ValueNorm
 
 
-def choose_device(name: str) -> torch.device:
-    """Resolve the one device setting; `InputError` for another name, and for cuda without a GPU."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device is {name!r}, expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is 'cuda', but torch sees no GPU; use device=cpu or device=auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def build_estimator(config: EstimatorConfig) -> Estimator:
     """Build the estimator that the config's tag names."""
     match config:

@@ -251,6 +251,12 @@ def train(
     Console().print(f"finished: {folder}  (plots: crl report {folder})")
 
 
+Device = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu, cuda, cuda:N or mps; default: the run's, or what is here"),
+]
+
+
 @app.command()
 def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> None:
     """Continue a run from its last checkpoint; nothing to do on a finished one."""
@@ -273,10 +279,16 @@ def resume_by(continue_run: Callable[[Path], bool], folder: Path) -> None:
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="run directory")]) -> None:
-    """Write a self-contained report.html into a run directory."""
+def report(
+    folder: Annotated[Path, typer.Argument(help="run directory")], device: Device = None
+) -> None:
+    """Write a self-contained report.html into a run directory.
+
+    It is drawn from files, wherever they were made: --device is checked, and plays no part.
+    """
     from constrained_rl.report import write_report
 
+    require_device(device)
     print(f"wrote {write_report(folder)}")
 
 
@@ -299,6 +311,14 @@ def plot(
         Console().print(seed_table(summarize_seeds(curves)))
 
 
+def require_device(name: str | None) -> None:
+    """`InputError` for a device that does not exist or is not here."""
+    from constrained_rl.devices import choose_device
+
+    if name is not None:
+        choose_device(name)
+
+
 Episodes = Annotated[int, typer.Option(min=2, help="episodes, sampled and deterministic each")]
 EvaluationSeed = Annotated[int, typer.Option(min=0, help="of environments and actions")]
 
@@ -308,12 +328,13 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(help="run directory, or its best/")],
     episodes: Episodes = 200,
     seed: EvaluationSeed = 12345,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Play a run's last and best policy on fresh environments: return and costs, with intervals."""
     from constrained_rl.evaluation_report import evaluate_run, print_evaluations
 
-    found = evaluate_run(folder, episodes, seed)
+    found = evaluate_run(folder, episodes, seed, device)
     if as_json:
         print(json.dumps(found, indent=2))
     else:

@@ -27,6 +27,7 @@ from constrained_rl.cmdp import (
     reset_envs,
     step_envs,
 )
+from constrained_rl.devices import restore_generator
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.networks import ActingPolicy
 from constrained_rl.rollout import Episodes, Rollout
@@ -236,7 +237,7 @@ class VectorCollector:
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore `state_dict`."""
-        self._generator.set_state(_tensor(state["generator"]))
+        restore_generator(self._generator, _tensor(state["generator"]))
         self._together = bool(state.get("together", False))  # older checkpoints do not say
         if not isinstance(self._envs, SavesState):
             seed = state["restart_seed"]

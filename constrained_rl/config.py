@@ -15,6 +15,7 @@ from constrained_rl.constraint_config import ConstraintConfig
 from constrained_rl.multiplier_config import MultiplierConfig, ScaleFreeConfig
 from constrained_rl.sections import (
     Count,
+    Device,
     Finite,
     NonNegative,
     Positive,
@@ -218,7 +219,7 @@ class RunConfig(Section):
     """where the defaults came from"""
     seed: Seed = 0
     """of networks, actions, minibatches and environments"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """where networks live; auto takes a GPU when there is one"""
     threads: Count = 1
     """torch threads; small networks are fastest with one"""

@@ -166,7 +166,7 @@ def _one_type(part: Tree, defs: Tree) -> str:
         if "prefixItems" in part:
             return f"[{', '.join(type_text(item, defs) for item in part['prefixItems'])}]"
         return f"list of {type_text(part.get('items', {}), defs)}"
-    name = str(part.get("type", "anything")).replace("object", "table")
+    name = str(part.get("format", part.get("type", "anything"))).replace("object", "table")
     bounds = " and ".join(f"{sign} {part[key]:g}" for key, sign in BOUNDS.items() if key in part)
     return f"{name} {bounds}".rstrip()
 

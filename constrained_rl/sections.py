@@ -20,7 +20,20 @@ def _fits_generators(seed: int) -> int:
     return seed
 
 
+def _is_a_numbered_gpu(name: str) -> str:
+    number = name.removeprefix("cuda:")
+    if number == name or not number.isdecimal():
+        raise ValueError(f"found {name!r}, expected a GPU by its number, such as 'cuda:0'")
+    return name
+
+
 Seed = Annotated[int, Field(ge=0), AfterValidator(_fits_generators)]
+
+NumberedGPU = Annotated[
+    str, AfterValidator(_is_a_numbered_gpu), Field(json_schema_extra={"format": "cuda:N"})
+]
+Device = Literal["auto", "cpu", "cuda", "mps"] | NumberedGPU
+"""Where networks live, see `devices.choose_device`."""
 
 
 class Section(BaseModel):

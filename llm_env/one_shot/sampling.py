@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from constrained_rl.assembly import choose_device
 from constrained_rl.config import PPOConfig
 from constrained_rl.constraints import Constraint
+from constrained_rl.devices import choose_device
 from constrained_rl.distributed import World
 from constrained_rl.errors import InputError
 from llm_env.collectors import TokenCollector

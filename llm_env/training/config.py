@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from constrained_rl.assembly import constrain
 from constrained_rl.config import CheckpointConfig, LoggerName, Selection
 from constrained_rl.errors import InputError
-from constrained_rl.sections import Count, Positive, Section, Seed
+from constrained_rl.sections import Count, Device, Positive, Section, Seed
 from llm_env.config import AlignConfig
 from llm_env.data_sources import DataSource
 from llm_env.models import LoRAConfig, ModelSource
@@ -56,7 +56,7 @@ class TrainConfig(Section):
 
     seed: Seed = 0
     """of prompts, tokens, minibatches and new heads"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """where models live; with several ranks each takes its own GPU"""
     threads: Count = 1
     """torch threads of each process"""

@@ -272,7 +272,7 @@ SETTINGS = (
         "no device of this name",
         "a device that there is not",
         ("llm", "chat", "policy", "--device", "tpu"),
-        ("device is 'tpu', expected auto, cpu or cuda",),
+        ("device is 'tpu', expected auto, cpu, cuda, cuda:0",),
         project(),
     ),
 )
