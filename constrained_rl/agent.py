@@ -40,6 +40,7 @@ from constrained_rl.ppo import train
 from constrained_rl.presets import defaults
 from constrained_rl.processes import close_envs
 from constrained_rl.protocols import Metrics
+from constrained_rl.sections import Limit
 from constrained_rl.settings import merge, read_run_config, validate
 from constrained_rl.streams import stream_names
 from constrained_rl.weight_average import WeightAverage
@@ -247,9 +248,7 @@ def _read_policy(file: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def build(
-    name: str, env: Environment, limit: float | tuple[float, ...] | None, settings: dict[str, Any]
-) -> Agent:
+def build(name: str, env: Environment, limit: Limit | None, settings: dict[str, Any]) -> Agent:
     """Build a preset's agent; `settings` are nested config sections, e.g. `ppo={"epochs": 4}`."""
     env_id = env if isinstance(env, str) else None
     given = load_cmdp(env) if isinstance(env, Path) else env
@@ -257,7 +256,7 @@ def build(
     tree = merge(defaults(name, env_id, cmdp), settings)
     if limit is not None:
         tree["limit"] = limit
-    return Agent(validate(RunConfig, tree, "settings"), env)
+    return Agent(validate(RunConfig, tree, "settings (a.b is written a={'b': …})"), env)
 
 
 def ppo(env: Environment, /, **settings: Any) -> Agent:  # noqa: ANN401
@@ -269,7 +268,7 @@ def static_shaping(
     env: Environment,
     /,
     weight: float | tuple[float, ...] = 1.0,
-    limit: float | tuple[float, ...] | None = None,
+    limit: Limit | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Agent:
     """PPO on reward − ν · cost at a fixed `weight` ν; `limit` is only reported against."""
@@ -280,7 +279,7 @@ def static_shaping(
 def ppo_lagrangian(
     env: Environment,
     /,
-    limit: float | tuple[float, ...] | None = None,
+    limit: Limit | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Agent:
     """PPO with λ by dual gradient ascent: maximise return s.t. E[episode cost] ≤ `limit`."""
@@ -290,7 +289,7 @@ def ppo_lagrangian(
 def pid_lagrangian(
     env: Environment,
     /,
-    limit: float | tuple[float, ...] | None = None,
+    limit: Limit | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Agent:
     """PPO with λ by PID control (Stooke et al. 2020)."""
@@ -300,7 +299,7 @@ def pid_lagrangian(
 def scale_free(
     env: Environment,
     /,
-    limit: float | tuple[float, ...] | None = None,
+    limit: Limit | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Agent:
     """PPO with λ by PI control in units of the problem, see `scale_free.ScaleFree`."""

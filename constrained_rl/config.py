@@ -16,7 +16,7 @@ from constrained_rl.multiplier_config import MultiplierConfig, ScaleFreeConfig
 from constrained_rl.sections import (
     Count,
     Device,
-    Finite,
+    Limit,
     NonNegative,
     Positive,
     Schedule,
@@ -228,8 +228,9 @@ class RunConfig(Section):
     average: Share = 0.0
     """last share of training whose policies' weights are averaged into the final one; 0: the last
     policy as it is"""
-    limit: Finite | tuple[Finite, ...] | None = None
-    """upper bound on each expected episode cost; default: the built-in environment's"""
+    limit: Limit | None = None
+    """upper bound on each expected episode cost, one for all, one each, or one each by name
+    (limit.NAME=…); default: the built-in environment's"""
     constrained: bool = True
     """False ignores costs when learning (plain PPO); they are still reported"""
     env: EnvConfig = EnvConfig()

@@ -166,6 +166,9 @@ def _one_type(part: Tree, defs: Tree) -> str:
         if "prefixItems" in part:
             return f"[{', '.join(type_text(item, defs) for item in part['prefixItems'])}]"
         return f"list of {type_text(part.get('items', {}), defs)}"
+    inner = part.get("additionalProperties")
+    if isinstance(inner, Mapping) and inner and "properties" not in _resolve(inner, defs):
+        return f"table of {type_text(inner, defs)}"
     name = str(part.get("format", part.get("type", "anything"))).replace("object", "table")
     bounds = " and ".join(f"{sign} {part[key]:g}" for key, sign in BOUNDS.items() if key in part)
     return f"{name} {bounds}".rstrip()

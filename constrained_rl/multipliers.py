@@ -133,8 +133,8 @@ class Gradient:
         """The parameter of a λ that it can move away from."""
         if self._kind != "linear" and not (lam > 0).all():
             raise InputError(
-                f"the {self._kind} multiplier starts at {lam.tolist()}, where its parameter is −∞ "
-                "and cannot move; give multiplier.initial > 0 (Safe RLHF uses 1), or "
+                f"the {self._kind} multiplier starts at {float(lam.min()):g}, where its parameter "
+                "is −∞ and cannot move; give multiplier.initial > 0 (Safe RLHF uses 1), or "
                 "multiplier.parameterization=linear"
             )
         return parameter_of(lam, self._kind)

@@ -11,6 +11,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Limit = Finite | tuple[Finite, ...] | dict[str, Finite]
+"""One for all costs, one each in their order, or one each by name; see `assembly.one_of_each`."""
 Schedule = Literal["constant", "linear", "quadratic", "cosine"]
 
 
@@ -40,3 +42,10 @@ class Section(BaseModel):
     """Base of every section: frozen, no unknown keys, docstrings are descriptions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def limits_in(limit: Limit) -> tuple[float, ...]:
+    """The numbers of a setting of limits, in the order in which they stand there."""
+    if isinstance(limit, dict):
+        return tuple(limit.values())
+    return limit if isinstance(limit, tuple) else (limit,)

@@ -200,7 +200,7 @@ class RoundsConfig(Section):
                 "simulated annotators know only the embedded world; set annotator.kind to 'file' "
                 "or 'http' for a model of your own"
             )
-        if isinstance(self.align.limit, tuple):
+        if isinstance(self.align.limit, tuple | dict):
             raise ValueError("align.limit: rounds have one cost; give one number")
         if self.later_limit > self.align.limit:
             raise ValueError(

@@ -255,10 +255,17 @@ SETTINGS = (
         missing=("deepspeed",),
     ),
     Case(
+        "limit of no score",
+        "a limit for a cost that there is not",
+        train("align.limit.harms=1"),
+        ("align.limit names 'harms', but the costs are harm", "did you mean align.limit.harm?"),
+        project(),
+    ),
+    Case(
         "limits miscounted",
         "more limits than costs",
         train("align.limit=[1,2]"),
-        ("align.limit has 2 entries for 1 costs (harm)", "give one number"),
+        ("align.limit has 2 entries for the costs ('harm',)", "give one number"),
         project(),
     ),
     Case(

@@ -294,7 +294,7 @@ def test_another_optimizer_or_parameterization_begins_at_the_same_lambda(before,
 
 
 def test_a_lambda_of_0_cannot_go_on_as_a_logarithm():
-    with pytest.raises(InputError, match=r"log multiplier starts at \[0\.0\].*linear"):
+    with pytest.raises(InputError, match=r"log multiplier starts at 0, .*linear"):
         continued(Gradient(1, 0.1), Gradient(1, 0.1, 1.0, "log"), past=[0.5])
 
 
