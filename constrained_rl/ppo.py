@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from constrained_rl.advantages import gae, penalized_advantage, scale_by_spreads, whiten
+from constrained_rl.advantages import (
+    gae,
+    penalized_advantage,
+    require_mixable,
+    scale_by_spreads,
+    whiten,
+)
 from constrained_rl.config import PPOConfig
 from constrained_rl.constraints import Constraints
 from constrained_rl.distributed import World
@@ -248,6 +254,7 @@ def mix(streams: Streams, lam: Tensor, config: PPOConfig) -> Batch:
         mixed, lam = advantage[..., 0], lam[:0]
     else:
         mixed = penalized_advantage(advantage, lam, config.divide)
+    mixed = require_mixable(mixed, advantage, lam)
     if config.normalize == "mixed":
         mixed = whiten(mixed, streams.mask)
     elif config.normalize == "spreads":
