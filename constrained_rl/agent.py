@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Never, Self
 
 import numpy as np
 import torch
@@ -46,6 +46,9 @@ from constrained_rl.streams import stream_names
 from constrained_rl.weight_average import WeightAverage
 
 EVALUATION_SEED = 1_000_003
+CALLBACKS = (
+    "a callback is the body of a loop over iterations: for metrics in agent.iterate(steps): …"
+)
 
 
 def evaluation_seed(seed: int) -> int:
@@ -112,12 +115,21 @@ class Agent:
         """Train until that many iterations are done, counted from the very first."""
         return train(self.parts, iterations)
 
-    def train(self, steps: int | None = None) -> Metrics:
+    def train(self, steps: int | None = None, **unknown: object) -> Metrics:
         """Train to the end and return the last iteration's metrics."""
+        if unknown:
+            raise InputError(
+                f"train has no argument {', '.join(unknown)}; agent.train(steps) trains so many "
+                f"decisions more, and {CALLBACKS}"
+            )
         metrics: Metrics = {}
         for metrics in self.iterate(steps):  # noqa: B007
             pass
         return metrics
+
+    def learn(self, *_: object, **__: object) -> Never:
+        """Another library's name of `train`; says so."""
+        raise InputError(f"it is agent.train(steps) here, and {CALLBACKS}")
 
     def predict(self, obs: NDArray[Any], deterministic: bool = True) -> NDArray[Any]:
         """Action for one observation, or actions [N, …] for a batch [N, …]."""

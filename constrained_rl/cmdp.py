@@ -322,7 +322,9 @@ def _require_present(info: Mapping[str, Any], mask: Bools) -> None:
         keys = sorted(key for key in info if not key.startswith("_"))
         raise InputError(
             f'the environment returned no info["cost"], only {keys}; a missing cost is never taken '
-            f"for 0. Wrap each sub-environment: make_vec(…, wrappers=[lambda env: {CURE}])"
+            f"for 0. Wrap each sub-environment: {CURE}; for the command line, register it wrapped "
+            "in a file my_env.py (gymnasium.register) and give env.id=my_env:Name-v0, or train "
+            "without costs by --preset ppo"
         )
     present = np.asarray(info.get("_cost", mask), dtype=np.bool_)
     missing = np.flatnonzero(mask & ~present).tolist()

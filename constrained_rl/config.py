@@ -169,7 +169,7 @@ class PPOConfig(Section):
             if value not in (None, type(self).model_fields[name].default):
                 raise ValueError(
                     f"advantage={self.advantage!r} has no critics, but {name} is {value}; "
-                    "leave it out, or use advantage='gae'"
+                    "leave it out, or use ppo.advantage=gae"
                 )
         discounts = {"gamma": self.gamma, "cost_gamma": self.cost_gamma}
         for name, value in discounts.items():

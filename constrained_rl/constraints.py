@@ -53,7 +53,8 @@ class Constraint:
         if self.limit < 0 and not signed:
             raise InputError(
                 f"limit of constraint '{self.name}' is {self.limit:g}, but {self.quantity} is "
-                "never negative; give a limit of 0 or more, or use transform='identity'"
+                "never negative; give a limit of 0 or more, or use "
+                "constraint.transform=identity"
             )
 
     @property
@@ -236,7 +237,8 @@ class Constraints:
         if rollout.group is None:
             raise InputError(
                 f"constraint '{names[0]}' is per group, but the collector names no group of rows "
-                "that share a prompt (Rollout.group); use per='all', or transform='excess'"
+                "that share a prompt (Rollout.group); use constraint.per=all, or "
+                "constraint.transform=excess"
             )
         group = rollout.group[rollout.episodes.row]
         _, members = torch.unique(group, return_counts=True)
@@ -244,7 +246,8 @@ class Constraints:
             raise InputError(
                 f"constraint '{names[0]}' is per group, but {int((members < 2).sum())} of "
                 f"{len(members)} groups have a single member; generate at least 2 responses per "
-                "prompt, or use transform='excess', which is the constraint on groups of one"
+                "prompt (align.responses_per_prompt), or use constraint.transform=excess, which is "
+                "the constraint on groups of one"
             )
         return group
 

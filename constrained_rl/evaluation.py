@@ -110,7 +110,8 @@ def _require_an_end(length: Floats) -> None:
     if length.max() >= LONGEST:
         raise InputError(
             f"the episode of sub-environment {int(length.argmax())} has not ended after "
-            f"{LONGEST} decisions; give the environment a time limit (max_episode_steps)"
+            f"{LONGEST} decisions; give the environment a time limit (max_episode_steps where it "
+            "is registered, or env.kwargs.max_episode_steps=…)"
         )
 
 

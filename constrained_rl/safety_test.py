@@ -77,8 +77,8 @@ class Claim:
         if self.method == "clopper-pearson" and not 0 <= self.limit < 1:
             raise InputError(
                 f"clopper-pearson bounds the share P(C > 0), but the limit of {self.name!r} is "
-                f"{self.limit:g}; give a limit in [0, 1), or bound the mean: method t, hoeffding "
-                "or bernstein"
+                f"{self.limit:g}; give a limit in [0, 1), or bound the mean by --method t, "
+                "hoeffding or bernstein"
             )
         if self.method in BOUNDED and not -math.inf < self.low < self.high < math.inf:
             raise InputError(

@@ -82,8 +82,8 @@ def check_settings(config: TrainConfig, align: AlignConfig) -> None:
     if ppo.normalize == "streams" or ppo.advantage == "group":
         raise InputError(
             f"under ppo.normalize={ppo.normalize!r} and ppo.advantage={ppo.advantage!r} λ weighs "
-            "standardised streams and is no price; use normalize='mixed' and 'gae' or "
-            "'leave_one_out'"
+            "standardised streams and is no price; use align.ppo.normalize=mixed and "
+            "align.ppo.advantage=gae or leave_one_out"
         )
     if align.constraint.transform == "cvar" or align.constraint.per == "group":
         raise InputError(

@@ -36,7 +36,7 @@ CASES = (
         "no cost",
         "an environment without a cost",
         train("CartPole-v1"),
-        ('returned no info["cost"]', "Cost(env, names="),
+        ('returned no info["cost"]', "Cost(env, names=", "env.id=my_env:Name-v0", "--preset ppo"),
     ),
     Case(
         "cost sometimes",

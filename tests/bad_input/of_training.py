@@ -214,7 +214,7 @@ SETTINGS = (
         "negative limit of responses",
         "a negative limit on a share of responses",
         train("align.constraint.transform=indicator", "align.limit=-2"),
-        ("is -2, but P(C > 0) is never negative", "transform='identity'"),
+        ("is -2, but P(C > 0) is never negative", "constraint.transform=identity"),
         project(),
     ),
     Case(
