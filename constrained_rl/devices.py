@@ -30,7 +30,7 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     lack = _lack(name)
     if lack:
-        raise InputError(f"device is {name!r}, but {lack}; use device=cpu or device=auto")
+        raise InputError(f"device is {name!r}, but {lack}; use device=cpu or auto")
     return torch.device(name)
 
 
