@@ -10,12 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, NonFiniteError
 
 AdvantageRule = Literal["gae", "leave_one_out", "group"]
 """What a decision is compared with: a critic's value, or the other rows of its group."""
 KLStreams = Literal["reward", "both", "paper"]
 """Which streams pay for β·KL; see `charge_kl`."""
+LARGEST = 1e18
+"""of an advantage: the square of ten times as much is beyond float32"""
 
 
 def gae(
@@ -129,6 +131,33 @@ def penalized_advantage(
     lam = lam.to(advantage)
     mixed = advantage[..., 0] - advantage[..., 1:] @ lam
     return mixed / (1 + lam.sum()) if divide else mixed
+
+
+def require_mixable(
+    mixed: Tensor,  # [B, T]
+    advantage: Tensor,  # [B, T, S] the streams it was mixed from
+    lam: Tensor,  # [K]
+) -> Tensor:  # [B, T]
+    """Return `mixed`, or raise `NonFiniteError` where it is beyond what can be squared.
+
+    Its deviation would be infinite, and every decision as good as any other: what made it so is
+    named, a λ that has exploded or the streams.
+    """
+    reach = float(mixed.abs().max())
+    if reach < LARGEST:
+        return mixed
+    if float(advantage.abs().max()) < LARGEST:
+        prices = ", ".join(f"{price:.3g}" for price in lam.tolist())
+        raise NonFiniteError(
+            f"λ has exploded: it is {prices}, at which the mixed advantages reach {reach:.3g}; the "
+            "run stops here and its last checkpoint is intact. λ grew faster than the policy could "
+            "answer: set multiplier.maximum, lower multiplier.learning_rate or the gains, or count "
+            "costs in larger units; a run's config.toml may be changed before `crl resume`"
+        )
+    raise NonFiniteError(
+        f"advantages of the reward or of a cost reach {reach:.3g}, too large to be compared; the "
+        "run stops here and its last checkpoint is intact. Count them in larger units"
+    )
 
 
 def whiten(advantage: Tensor, mask: Tensor) -> Tensor:

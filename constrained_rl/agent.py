@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Never, Self
 
 import gymnasium
 import torch
@@ -20,11 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from constrained_rl.assembly import assemble, build_constraints, choose_device
+from constrained_rl.assembly import assemble, build_constraints
 from constrained_rl.checkpoint import load_latest, load_state, save_state
 from constrained_rl.cmdp import cost_names
 from constrained_rl.collectors import VectorCollector, Windowing, probe_channels
 from constrained_rl.config import RunConfig
+from constrained_rl.devices import choose_device, device_here
 from constrained_rl.environments import (
     GIVEN,
     Environment,
@@ -42,12 +43,17 @@ from constrained_rl.presets import defaults
 from constrained_rl.processes import close_envs
 from constrained_rl.protocols import Metrics
 from constrained_rl.registered import recipe_of
+from constrained_rl.sections import Limit
 from constrained_rl.seeds import evaluation_seed
 from constrained_rl.settings import merge, read_run_config, validate
 from constrained_rl.spaces import observations_of
 from constrained_rl.streams import stream_names
 from constrained_rl.unfinished import warn_without_episodes
 from constrained_rl.weight_average import WeightAverage
+
+CALLBACKS = (
+    "a callback is the body of a loop over iterations: for metrics in agent.iterate(steps): …"
+)
 
 
 class Agent:
@@ -112,12 +118,21 @@ class Agent:
             warn_without_episodes(self.parts, iterations)
             yield metrics
 
-    def train(self, steps: int | None = None) -> Metrics:
+    def train(self, steps: int | None = None, **unknown: object) -> Metrics:
         """Train to the end and return the last iteration's metrics."""
+        if unknown:
+            raise InputError(
+                f"train has no argument {', '.join(unknown)}; agent.train(steps) trains so many "
+                f"decisions more, and {CALLBACKS}"
+            )
         metrics: Metrics = {}
         for metrics in self.iterate(steps):  # noqa: B007
             pass
         return metrics
+
+    def learn(self, *_: object, **__: object) -> Never:
+        """Another library's name of `train`; says so."""
+        raise InputError(f"it is agent.train(steps) here, and {CALLBACKS}")
 
     def predict(self, obs: NDArray[Any], deterministic: bool = True) -> NDArray[Any]:
         """Action for one observation, or actions [N, …] for a batch [N, …].
@@ -197,33 +212,43 @@ class Agent:
         save_state(Path(folder), {"config": config, "parts": self.parts.state_dict()})
 
     @classmethod
-    def load(cls, folder: str | Path, env: Environment | None = None) -> Self:
+    def load(
+        cls, folder: str | Path, env: Environment | None = None, device: str | None = None
+    ) -> Self:
         """Restore `save`, the `best` of a run, or a run directory as it stands.
 
-        Pass `env` when it was not made from an id. Environments that cannot save their state play
-        the episodes under way again; a notice says where they go another way.
+        Environments that cannot save their state play the episodes under way again; a notice says
+        where they go another way.
+
+        Args:
+            folder: what was saved.
+            env: what it was made on, where that was not an id.
+            device: where it goes on; default: as it was made, or where that device is absent, on
+                what there is, with a notice.
         """
-        agent = cls.read(folder, env)
+        agent = cls.read(folder, env, device)
         agent.collector.under_way.come_back()
         return agent
 
     @classmethod
-    def read(cls, folder: str | Path, env: Environment | None = None) -> Self:
+    def read(
+        cls, folder: str | Path, env: Environment | None = None, device: str | None = None
+    ) -> Self:
         """As `load`, to be evaluated: episodes under way are left alone until training goes on."""
         folder = Path(folder)
         if (folder / "config.toml").is_file():
-            return cls._load_run(folder, env)
+            return cls._load_run(folder, env, device)
         state = load_state(folder)
         config, parts = state["config"], state["parts"]
         assert isinstance(config, str)
         assert isinstance(parts, Mapping)
-        agent = cls(RunConfig.model_validate_json(config), env)
+        agent = cls(_placed(RunConfig.model_validate_json(config), device), env)
         agent.parts.load_state_dict(parts)
         return agent
 
     @classmethod
-    def _load_run(cls, folder: Path, env: Environment | None) -> Self:
-        agent = cls(read_run_config(folder), env)
+    def _load_run(cls, folder: Path, env: Environment | None, device: str | None) -> Self:
+        agent = cls(_placed(read_run_config(folder), device), env)
         state, last = load_latest(folder / "checkpoints"), folder / "policy.safetensors"
         if state is not None:
             agent.parts.load_state_dict(state)
@@ -238,6 +263,12 @@ class Agent:
         close_envs(self.envs)
 
 
+def _placed(config: RunConfig, device: str | None) -> RunConfig:
+    """A saved config with the device that is asked for, or one that is here."""
+    chosen = device_here(config.device) if device is None else str(device)
+    return config.model_copy(update={"device": chosen})
+
+
 def _read_policy(file: Path) -> dict[str, Tensor]:
     """A run's final policy; `InputError` when it is damaged."""
     try:
@@ -250,9 +281,7 @@ def _read_policy(file: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def build(
-    name: str, env: Environment, limit: float | tuple[float, ...] | None, settings: dict[str, Any]
-) -> Agent:
+def build(name: str, env: Environment, limit: Limit | None, settings: dict[str, Any]) -> Agent:
     """Build a preset's agent; `settings` are nested config sections, e.g. `ppo={"epochs": 4}`."""
     recipe = recipe_of(env) if isinstance(env, gymnasium.Env) else None
     env_id = recipe.id if recipe is not None else env if isinstance(env, str) else None
@@ -261,7 +290,7 @@ def build(
     tree = merge(defaults(name, env_id, cmdp), settings)
     if limit is not None:
         tree["limit"] = limit
-    return Agent(validate(RunConfig, tree, "settings"), env)
+    return Agent(validate(RunConfig, tree, "settings (a.b is written a={'b': …})"), env)
 
 
 def ppo(env: Environment, /, **settings: Any) -> Agent:  # noqa: ANN401
@@ -273,7 +302,7 @@ def static_shaping(
     env: Environment,
     /,
     weight: float | tuple[float, ...] = 1.0,
-    limit: float | tuple[float, ...] | None = None,
+    limit: Limit | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Agent:
     """PPO on reward − ν · cost at a fixed `weight` ν; `limit` is only reported against."""
@@ -284,7 +313,7 @@ def static_shaping(
 def ppo_lagrangian(
     env: Environment,
     /,
-    limit: float | tuple[float, ...] | None = None,
+    limit: Limit | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Agent:
     """PPO with λ by dual gradient ascent: maximise return s.t. E[episode cost] ≤ `limit`."""
@@ -294,7 +323,7 @@ def ppo_lagrangian(
 def pid_lagrangian(
     env: Environment,
     /,
-    limit: float | tuple[float, ...] | None = None,
+    limit: Limit | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Agent:
     """PPO with λ by PID control (Stooke et al. 2020)."""
@@ -304,7 +333,7 @@ def pid_lagrangian(
 def scale_free(
     env: Environment,
     /,
-    limit: float | tuple[float, ...] | None = None,
+    limit: Limit | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Agent:
     """PPO with λ by PI control in units of the problem, see `scale_free.ScaleFree`."""

@@ -6,6 +6,9 @@ assembled by the same function.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping, Sequence
+
 import torch
 
 from constrained_rl.config import PPOConfig, RunConfig
@@ -34,19 +37,9 @@ from constrained_rl.multipliers import PID, Fixed, Gradient, Multiplier, one_eac
 from constrained_rl.ppo import Parts
 from constrained_rl.protocols import Collector, Critic, Policy
 from constrained_rl.scale_free import ScaleFree
+from constrained_rl.sections import Limit
 from constrained_rl.streams import stream_names
 from constrained_rl.value_norm import ValueNorm
-
-
-def choose_device(name: str) -> torch.device:
-    """Resolve the one device setting; `InputError` for another name, and for cuda without a GPU."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device is {name!r}, expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is 'cuda', but torch sees no GPU; use device=cpu or device=auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def build_estimator(config: EstimatorConfig) -> Estimator:
@@ -173,12 +166,10 @@ def build_constraints(config: RunConfig, names: tuple[str, ...]) -> Constraints:
     return constrain(names, limit, config.constraint)
 
 
-def constrain(
-    names: tuple[str, ...], limit: float | tuple[float, ...], config: ConstraintConfig
-) -> Constraints:
+def constrain(names: tuple[str, ...], limit: Limit, config: ConstraintConfig) -> Constraints:
     """One constraint per named cost channel; one limit serves all, or there is one each."""
-    limits = _one_each("limit", limit, names)
-    thresholds = _one_each("constraint.threshold", config.threshold, names)
+    limits = one_of_each("limit", limit, names)
+    thresholds = one_of_each("constraint.threshold", config.threshold, names)
     return Constraints(
         [
             Constraint(
@@ -191,13 +182,37 @@ def constrain(
     )
 
 
-def _one_each(
-    setting: str, value: float | tuple[float, ...], names: tuple[str, ...]
-) -> tuple[float, ...]:
+def one_of_each(setting: str, value: Limit, names: Sequence[str]) -> tuple[float, ...]:
+    """One number per cost from one for all, one each, or one each by name.
+
+    Raises:
+        InputError: a number is missing or too many, or there is no cost of a name.
+    """
+    if isinstance(value, dict):
+        return _by_name(setting, value, names)
     values = value if isinstance(value, tuple) else (value,) * len(names)
     if len(values) != len(names):
         raise InputError(
-            f"{setting} has {len(values)} entries for the costs {names}; "
+            f"{setting} has {len(values)} entries for the costs {tuple(names)}; "
             f"give one number for all {len(names)} cost(s), or one per cost"
         )
     return values
+
+
+def _by_name(setting: str, value: Mapping[str, float], names: Sequence[str]) -> tuple[float, ...]:
+    costs = ", ".join(names)
+    for name in value:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise InputError(
+                f"{setting} names {name!r}, but the costs are {costs}"
+                + (f"; did you mean {setting}.{near[0]}?" if near else "; give one for each")
+            )
+    missing = [name for name in names if name not in value]
+    if missing:
+        given = ", ".join(value) or "none"
+        raise InputError(
+            f"{setting} names {given}, but the costs are {costs}; give one for each: "
+            + " ".join(f"{setting}.{name}=…" for name in missing)
+        )
+    return tuple(float(value[name]) for name in names)

@@ -60,6 +60,8 @@ class Request:
     """of environments, actions and responses"""
     deterministic: bool = False
     """most likely actions instead of sampled ones"""
+    device: str | None = None
+    """where the policy plays; default: where it was trained, or what is here"""
 
     @property
     def mode(self) -> str:
@@ -178,7 +180,7 @@ def constrained_values(
 
 def certify_run(folder: Path, request: Request) -> Issued:
     """Certify a control run's last policy, or that of its `best/`, on fresh episodes."""
-    agent = Agent.read(folder)
+    agent = Agent.read(folder, device=request.device)
     try:
         constraints = agent.parts.constraints.constraints
         test = prepare(constraints, request)

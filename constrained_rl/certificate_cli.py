@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from constrained_rl.cli import AsJson
+from constrained_rl.cli import AsJson, Device
 
 if TYPE_CHECKING:
     from constrained_rl.certificate import Issued
@@ -47,13 +47,14 @@ def certify(
     samples: Samples = None,
     seed: CertificateSeed = 271_828,
     deterministic: Deterministic = False,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Certify that a trained policy keeps its limits; exit code 0: it does, 1: not shown."""
     from constrained_rl.certificate import Request, certify_run
 
     chosen = method_of(method)
-    request = Request(confidence, chosen, bounds, samples, seed, deterministic)
+    request = Request(confidence, chosen, bounds, samples, seed, deterministic, device)
     issue(certify_run(folder, request), as_json)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from constrained_rl.config import RunConfig
+    from constrained_rl.presets import Given
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -165,24 +166,22 @@ Settings = Annotated[
 
 
 def run_config(preset: str | None, settings: list[str]) -> RunConfig:
-    """The preset (of the command line, else of the file), under the file, under the overrides."""
-    from constrained_rl.config import RunConfig
-    from constrained_rl.finite import load_cmdp
-    from constrained_rl.presets import defaults
-    from constrained_rl.settings import merge, read_layers, validate
+    """The settings of a run on the environment that they name, by default the first of `crl envs`.
 
-    tree, source = read_layers(*split_settings(settings))
-    if preset is not None and tree.get("preset", preset) != preset:
-        raise InputError(
-            f"--preset is {preset}, but {source} says preset = {tree['preset']!r}; drop one of them"
-        )
-    section = tree.get("env", {})
-    given = section if isinstance(section, dict) else {}
-    env_id, file = given.get("id", RunConfig().env.id), given.get("file")
-    name = str(preset or tree.get("preset", RunConfig().preset))
-    cmdp = load_cmdp(file) if isinstance(file, str) else None
-    base = defaults(name, env_id if isinstance(env_id, str) else None, cmdp)
-    return validate(RunConfig, merge(base, tree), source)
+    The preset (of the command line, else of the file), under the file, under the overrides.
+    """
+    from constrained_rl.config import RunConfig
+    from constrained_rl.presets import settings_for
+
+    given = read_settings(preset, settings)
+    return settings_for(given, given.environment or RunConfig().env.id)
+
+
+def read_settings(preset: str | None, settings: list[str]) -> Given:
+    """What the command line says; a file that was made for another environment is named."""
+    from constrained_rl.presets import Given
+
+    return Given.read(preset, *split_settings(settings))
 
 
 @app.command()
@@ -190,10 +189,17 @@ def preset(
     name: Annotated[str, typer.Argument(help=PRESET_HELP, autocompletion=complete_presets)],
     settings: Settings = None,
 ) -> None:
-    """Print a preset as TOML, every key explained: `crl preset ppo > run.toml`."""
-    from constrained_rl.describe import to_commented_toml
+    """Print a preset as TOML, every key explained: `crl preset ppo > run.toml`.
 
-    print(to_commented_toml(run_config(name, settings or [])), end="")
+    With env.id=… or env.file=… the settings are those that are known to work there; else they are
+    the preset's own, and the file names no environment.
+    """
+    from constrained_rl.describe import to_commented_toml
+    from constrained_rl.presets import settings_for
+
+    given = read_settings(name, settings or [])
+    unset = ("env.id",) if given.environment is None else ()
+    print(to_commented_toml(settings_for(given, given.environment), unset), end="")
 
 
 @app.command()
@@ -245,6 +251,12 @@ def train(
     Console().print(f"finished: {folder}  (plots: crl report {folder})")
 
 
+Device = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu, cuda, cuda:N or mps; default: the run's, or what is here"),
+]
+
+
 @app.command()
 def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> None:
     """Continue a run from its last checkpoint; nothing to do on a finished one."""
@@ -267,10 +279,16 @@ def resume_by(continue_run: Callable[[Path], bool], folder: Path) -> None:
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="run directory")]) -> None:
-    """Write a self-contained report.html into a run directory."""
+def report(
+    folder: Annotated[Path, typer.Argument(help="run directory")], device: Device = None
+) -> None:
+    """Write a self-contained report.html into a run directory.
+
+    It is drawn from files, wherever they were made: --device is checked, and plays no part.
+    """
     from constrained_rl.report import write_report
 
+    require_device(device)
     print(f"wrote {write_report(folder)}")
 
 
@@ -293,6 +311,14 @@ def plot(
         Console().print(seed_table(summarize_seeds(curves)))
 
 
+def require_device(name: str | None) -> None:
+    """`InputError` for a device that does not exist or is not here."""
+    from constrained_rl.devices import choose_device
+
+    if name is not None:
+        choose_device(name)
+
+
 Episodes = Annotated[int, typer.Option(min=2, help="episodes, sampled and deterministic each")]
 EvaluationSeed = Annotated[int, typer.Option(min=0, help="of environments and actions")]
 
@@ -302,12 +328,13 @@ def evaluate(
     folder: Annotated[Path, typer.Argument(help="run directory, or its best/")],
     episodes: Episodes = 200,
     seed: EvaluationSeed = 12345,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Play a run's last and best policy on fresh environments: return and costs, with intervals."""
     from constrained_rl.evaluation_report import evaluate_run, print_evaluations
 
-    found = evaluate_run(folder, episodes, seed)
+    found = evaluate_run(folder, episodes, seed, device)
     if as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -316,8 +343,11 @@ def evaluate(
 
 def run_cli(application: Callable[[], object]) -> None:
     """Run a typer application with this project's error convention."""
+    from constrained_rl.logging import plain_warnings
+
     try:
-        application()
+        with plain_warnings():
+            application()
     except (InputError, NonFiniteError, RankError) as error:
         if DEBUG["on"]:
             raise

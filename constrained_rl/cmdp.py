@@ -323,13 +323,29 @@ def read_ending(
     return np.where(mask & ~present, np.nan, ending)
 
 
+def require_no_cost(
+    info: Mapping[str, Any],
+    mask: Bools,  # [N] True where an action was played
+) -> None:
+    """Refuse a cost from an environment whose first step had none: nobody would see it."""
+    present = "cost" in info and mask & np.asarray(info.get("_cost", mask), dtype=np.bool_)
+    if np.any(present):
+        raise InputError(
+            f'sub-environments {np.flatnonzero(present).tolist()[:8]} returned info["cost"], but '
+            "the first step had none, so it would not be counted; return it at every step, 0.0 "
+            f"where nothing happened, or wrap each: {CURE}"
+        )
+
+
 def _require_present(info: Mapping[str, Any], mask: Bools) -> None:
     """Raise unless every sub-environment that played an action reported a cost."""
     if "cost" not in info:
         keys = sorted(key for key in info if not key.startswith("_"))
         raise InputError(
             f'the environment returned no info["cost"], only {keys}; a missing cost is never taken '
-            f"for 0. Wrap each sub-environment: make_vec(…, wrappers=[lambda env: {CURE}])"
+            f"for 0. Wrap each sub-environment: {CURE}; for the command line, register it wrapped "
+            "in a file my_env.py (gymnasium.register) and give env.id=my_env:Name-v0, or train "
+            "without costs by --preset ppo"
         )
     present = np.asarray(info.get("_cost", mask), dtype=np.bool_)
     missing = np.flatnonzero(mask & ~present).tolist()

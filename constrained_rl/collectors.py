@@ -17,12 +17,13 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from constrained_rl.cmdp import read_cost, reset_envs, step_envs
+from constrained_rl.cmdp import cost_names, read_cost, reset_envs, step_envs
 from constrained_rl.contract import time_limit_of
+from constrained_rl.devices import restore_generator
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.networks import ActingPolicy
 from constrained_rl.rollout import Episodes, Rollout
-from constrained_rl.streams import require_chance
+from constrained_rl.streams import expected_ends, require_chance
 from constrained_rl.under_way import Step, UnderWay
 
 Array = NDArray[Any]
@@ -33,15 +34,15 @@ def probe_channels(
 ) -> int:
     """Number of cost channels K, found by one random step.
 
-    `InputError` if a cost is required and absent, or has to be corrected and the chance that an
-    episode ends is absent.
+    `InputError` if a cost is required or named and absent, or has to be corrected and the chance
+    that an episode ends is absent.
     """
     reset_envs(envs, seed)
     envs.action_space.seed(seed)
     info = step_envs(envs, envs.action_space.sample())[4]
     if corrected and required:
         require_chance("termination" in info)
-    if not required and "cost" not in info:
+    if not required and "cost" not in info and cost_names(envs) is None:
         return 0
     return len(read_cost(info, np.ones(envs.num_envs, dtype=bool), None)[0])
 
@@ -83,6 +84,7 @@ class VectorCollector:
         self._channels, self._device = len(cost_names), device
         self.cost_names = cost_names
         self._generator = torch.Generator(device).manual_seed(seed)
+        self._together = False  # a step has been terminated and truncated at once
         self.under_way = UnderWay(envs, self._channels, seed)
         self._burn_in = windowing.burn_in  # steps still to be played before a window
 
@@ -103,19 +105,29 @@ class VectorCollector:
             observed.append(self._policy.encode(self.under_way.obs))
             actions.append(action)
             steps.append(step)
-        endings = self._rows([step.ending for step in steps])
+        terminated, cut, endings = (
+            self._rows(rows)
+            for rows in (
+                [step.terminated for step in steps],
+                [step.cut for step in steps],
+                [step.ending for step in steps],
+            )
+        )
+        self._together |= bool((terminated & cut).any())
+        known = not endings.isnan().any()
         return Rollout(
             obs=torch.stack(observed, 1),
             action=torch.stack(actions, 1),
             reward=self._rows([step.reward for step in steps]),
             cost=self._rows([step.cost for step in steps]),
-            terminated=self._rows([step.terminated for step in steps]),
+            terminated=terminated,
             done=self._rows([step.done for step in steps]),
             mask=self._rows([step.mask for step in steps]),
             episodes=_episodes(steps),
             exchangeable=True,
             first=self._rows([step.first for step in steps]),
-            ending=None if endings.isnan().any() else endings,
+            ending=endings if known else None,
+            ends=expected_ends(endings, cut, self._together) if known else None,
         )
 
     def _play_burn_in(self) -> None:
@@ -138,14 +150,19 @@ class VectorCollector:
 
     def state_dict(self) -> dict[str, object]:
         """Generator, and all that finds the episodes under way again."""
-        own = {"generator": self._generator.get_state(), "burn_in": self._burn_in}
+        own = {
+            "generator": self._generator.get_state(),
+            "burn_in": self._burn_in,
+            "together": self._together,
+        }
         return own | self.under_way.state()
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore `state_dict`; `under_way.come_back` then finds the episodes, or `collect`."""
         generator, burn_in = state["generator"], self._windowing.burn_in
         assert isinstance(generator, Tensor)
-        self._generator.set_state(generator)
+        restore_generator(self._generator, generator)
+        self._together = bool(state.get("together", False))  # older checkpoints do not say
         if self.under_way.load(state):
             saved = state["burn_in"]
             assert isinstance(saved, int)

@@ -15,7 +15,8 @@ from constrained_rl.constraint_config import ConstraintConfig
 from constrained_rl.multiplier_config import MultiplierConfig, ScaleFreeConfig
 from constrained_rl.sections import (
     Count,
-    Finite,
+    Device,
+    Limit,
     NonNegative,
     Positive,
     Schedule,
@@ -168,7 +169,7 @@ class PPOConfig(Section):
             if value not in (None, type(self).model_fields[name].default):
                 raise ValueError(
                     f"advantage={self.advantage!r} has no critics, but {name} is {value}; "
-                    "leave it out, or use advantage='gae'"
+                    "leave it out, or use ppo.advantage=gae"
                 )
         discounts = {"gamma": self.gamma, "cost_gamma": self.cost_gamma}
         for name, value in discounts.items():
@@ -218,7 +219,7 @@ class RunConfig(Section):
     """where the defaults came from"""
     seed: Seed = 0
     """of networks, actions, minibatches and environments"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """where networks live; auto takes a GPU when there is one"""
     threads: Count = 1
     """torch threads; small networks are fastest with one"""
@@ -227,8 +228,9 @@ class RunConfig(Section):
     average: Share = 0.0
     """last share of training whose policies' weights are averaged into the final one; 0: the last
     policy as it is"""
-    limit: Finite | tuple[Finite, ...] | None = None
-    """upper bound on each expected episode cost; default: the built-in environment's"""
+    limit: Limit | None = None
+    """upper bound on each expected episode cost, one for all, one each, or one each by name
+    (limit.NAME=…); default: the built-in environment's"""
     constrained: bool = True
     """False ignores costs when learning (plain PPO); they are still reported"""
     env: EnvConfig = EnvConfig()

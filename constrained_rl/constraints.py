@@ -16,6 +16,7 @@ from torch import Tensor
 
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.estimators import Estimator, Tail, Tracking
+from constrained_rl.feasibility import ROUNDING
 from constrained_rl.rollout import Episodes, Rollout, Streams
 from constrained_rl.transforms import (
     Per,
@@ -52,7 +53,8 @@ class Constraint:
         if self.limit < 0 and not signed:
             raise InputError(
                 f"limit of constraint '{self.name}' is {self.limit:g}, but {self.quantity} is "
-                "never negative; give a limit of 0 or more, or use transform='identity'"
+                "never negative; give a limit of 0 or more, or use "
+                "constraint.transform=identity"
             )
 
     @property
@@ -119,8 +121,9 @@ class Signal:
 
     @property
     def violation(self) -> Tensor:
-        """Return J_C − limit, [K]; positive means violated."""
-        return self.cost - self.limit
+        """Return J_C − limit, [K]; positive means violated, 0 met as far as rounding can tell."""
+        excess = self.cost - self.limit
+        return torch.where(excess.abs() <= ROUNDING * self.limit.abs(), 0.0, excess)
 
 
 class Constraints:
@@ -234,7 +237,8 @@ class Constraints:
         if rollout.group is None:
             raise InputError(
                 f"constraint '{names[0]}' is per group, but the collector names no group of rows "
-                "that share a prompt (Rollout.group); use per='all', or transform='excess'"
+                "that share a prompt (Rollout.group); use constraint.per=all, or "
+                "constraint.transform=excess"
             )
         group = rollout.group[rollout.episodes.row]
         _, members = torch.unique(group, return_counts=True)
@@ -242,7 +246,8 @@ class Constraints:
             raise InputError(
                 f"constraint '{names[0]}' is per group, but {int((members < 2).sum())} of "
                 f"{len(members)} groups have a single member; generate at least 2 responses per "
-                "prompt, or use transform='excess', which is the constraint on groups of one"
+                "prompt (align.responses_per_prompt), or use constraint.transform=excess, which is "
+                "the constraint on groups of one"
             )
         return group
 

@@ -221,5 +221,6 @@ def check_ends(
         "warning",
         check,
         f"none in {steps} steps",
-        "costs are bounded per finished episode: set max_episode_steps, or raise `steps`",
+        "costs are bounded per finished episode: set max_episode_steps=… (of a run: "
+        "env.kwargs.max_episode_steps=…), or look longer: check_cmdp(env, steps=…)",
     )

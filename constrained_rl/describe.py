@@ -7,7 +7,7 @@ it come the help table, docs/configuration.md, commented TOML and the keys a she
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,17 +166,25 @@ def _one_type(part: Tree, defs: Tree) -> str:
         if "prefixItems" in part:
             return f"[{', '.join(type_text(item, defs) for item in part['prefixItems'])}]"
         return f"list of {type_text(part.get('items', {}), defs)}"
-    name = str(part.get("type", "anything")).replace("object", "table")
+    inner = part.get("additionalProperties")
+    if isinstance(inner, Mapping) and inner and "properties" not in _resolve(inner, defs):
+        return f"table of {type_text(inner, defs)}"
+    name = str(part.get("format", part.get("type", "anything"))).replace("object", "table")
     bounds = " and ".join(f"{sign} {part[key]:g}" for key, sign in BOUNDS.items() if key in part)
     return f"{name} {bounds}".rstrip()
 
 
-def to_commented_toml(config: BaseModel) -> str:
-    """The config as TOML that can be read back, every key under its meaning, type and bound."""
-    return "\n".join(_toml_section(config, "")).strip() + "\n"
+def to_commented_toml(config: BaseModel, unset: Collection[str] = ()) -> str:
+    """The config as TOML that can be read back, every key under its meaning, type and bound.
+
+    The keys at the paths `unset` are left open.
+    """
+    return "\n".join(_toml_section(config, "", unset)).strip() + "\n"
 
 
-def _toml_section(config: BaseModel, path: str, kinds: Tree | None = None) -> Iterator[str]:
+def _toml_section(
+    config: BaseModel, path: str, unset: Collection[str], kinds: Tree | None = None
+) -> Iterator[str]:
     schema = type(config).model_json_schema()
     fields, defs = schema["properties"], schema.get("$defs", {})
     values = config.model_dump(mode="json")
@@ -186,7 +194,7 @@ def _toml_section(config: BaseModel, path: str, kinds: Tree | None = None) -> It
             continue
         kind = type_text(kinds if kinds and name == "kind" else field, defs)
         yield f"# {_description(field)} ({kind})"
-        yield _toml_line(name, values[name])
+        yield _toml_line(name, None if f"{path}{name}" in unset else values[name])
     for name in tables:
         value, field = getattr(config, name), fields[name]
         tags = _tags(field, defs)
@@ -194,7 +202,8 @@ def _toml_section(config: BaseModel, path: str, kinds: Tree | None = None) -> It
         yield f"# {_description(field)}"
         if isinstance(value, BaseModel):
             yield f"[{path}{name}]"
-            yield from _toml_section(value, f"{path}{name}.", {"enum": tags} if tags else None)
+            chosen = {"enum": tags} if tags else None
+            yield from _toml_section(value, f"{path}{name}.", unset, chosen)
             continue
         tree = values[name]
         for part in reversed(f"{path}{name}".split(".")):

@@ -158,6 +158,11 @@ def connect(device: torch.device, timeout: float) -> World:
             f"WORLD_SIZE is {size}, but {', '.join(missing)} {are} not set; start the job with "
             f"torchrun --nproc-per-node {size} -m llm_env …, or unset WORLD_SIZE for one process"
         )
+    if ":" in str(device):
+        raise InputError(
+            f"device is '{device}', but each of {size} ranks takes a GPU of its own; set "
+            "device=cuda, and choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
     if device.type == "cuda":
         device = _own_gpu()
     backend = "nccl" if device.type == "cuda" else "gloo"

@@ -61,7 +61,8 @@ def make_environments(env: Environment | None, config: RunConfig) -> VectorEnvir
     elif env == GIVEN:
         raise InputError(
             "the agent was built on an environment given as an object, which no id can make again; "
-            "pass it: Agent.load(folder, env=…)"
+            "pass it: Agent.load(folder, env=…); `crl` makes what has an id: register it in "
+            "my_env.py (gymnasium.register) and train on env.id=my_env:Name-v0"
         )
     elif isinstance(env, str):
         kwargs = _own_kwargs(env, section)

@@ -24,6 +24,7 @@ from constrained_rl.cmdp import read_cost, require_finite_observations, reset_en
 from constrained_rl.config import Selection
 from constrained_rl.constraints import Constraint
 from constrained_rl.errors import InputError, require_finite
+from constrained_rl.feasibility import kept
 from constrained_rl.networks import ActingPolicy
 from constrained_rl.statistics import Interval, mean_interval
 
@@ -60,7 +61,7 @@ class Evaluation:
     @property
     def feasible(self) -> bool:
         """Whether every estimate keeps its limit."""
-        return all(self._transformed(c).mean() <= c.limit for c in self.constraints)
+        return all(kept(self._transformed(c).mean(), c.limit) for c in self.constraints)
 
     def _transformed(self, constraint: Constraint) -> Floats:  # [E]
         raw = torch.from_numpy(self.cost[:, constraint.channel])
@@ -109,7 +110,8 @@ def _require_an_end(length: Floats) -> None:
     if length.max() >= LONGEST:
         raise InputError(
             f"the episode of sub-environment {int(length.argmax())} has not ended after "
-            f"{LONGEST} decisions; give the environment a time limit (max_episode_steps)"
+            f"{LONGEST} decisions; give the environment a time limit (max_episode_steps where it "
+            "is registered, or env.kwargs.max_episode_steps=…)"
         )
 
 

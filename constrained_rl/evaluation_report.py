@@ -11,11 +11,14 @@ from rich.table import Table
 
 from constrained_rl.agent import Agent
 from constrained_rl.evaluation import MODES, Evaluation
+from constrained_rl.feasibility import kept
 from constrained_rl.processes import close_envs
 from constrained_rl.statistics import Interval
 
 
-def evaluate_run(folder: Path, episodes: int, seed: int) -> dict[str, Any]:
+def evaluate_run(
+    folder: Path, episodes: int, seed: int, device: str | None = None
+) -> dict[str, Any]:
     """Evaluate `folder` and its `best/`, sampled and deterministic, on the same episodes."""
     folders = {"last": folder, "best": folder / "best"}
     if not (folder / "config.toml").is_file():
@@ -24,7 +27,7 @@ def evaluate_run(folder: Path, episodes: int, seed: int) -> dict[str, Any]:
     for which, place in folders.items():
         if place != folder and not place.is_dir():
             continue  # no evaluation was feasible, or none was asked for
-        agent = Agent.read(place)
+        agent = Agent.read(place, device=device)
         envs = agent.separate_environments(min(episodes, agent.config.env.num_envs))
         unfinished = which == "last" and not (folder / "policy.safetensors").is_file()
         at = f" (iteration {agent.parts.iteration})" if which == "best" or unfinished else ""
@@ -51,7 +54,7 @@ def describe(found: Evaluation) -> dict[str, Any]:
                 "quantity": c.quantity,
                 "limit": c.limit,
                 "estimate": asdict(intervals[f"estimate/{c.name}"]),
-                "kept": intervals[f"estimate/{c.name}"].value <= c.limit,
+                "kept": kept(intervals[f"estimate/{c.name}"].value, c.limit),
             }
             for c in found.constraints
         ],

@@ -31,6 +31,7 @@ from rich.text import Text
 from constrained_rl.checkpoint import write_text
 from constrained_rl.distributed import speaks
 from constrained_rl.errors import Notice
+from constrained_rl.feasibility import kept
 
 
 class JsonlLogger:
@@ -160,7 +161,7 @@ class RichLogger:
             if limit is None or not name.startswith("estimate/"):
                 rows.append((name, f"{value:.4g}", "", ""))
             else:
-                color = "green" if value <= limit else "red"
+                color = "green" if kept(value, limit) else "red"
                 rows.append((name, f"{value:.4g}", f"≤ {limit:g}", color))
         seconds = sum(v for k, v in metrics.items() if k.startswith("time/"))
         rows.append(("time/iteration", f"{seconds:.3g} s", "", ""))

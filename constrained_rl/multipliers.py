@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -50,6 +50,17 @@ def parameter_of(lam: Tensor, kind: Parameterization) -> Tensor:
             return lam.log()
         case "softplus":
             return lam + (-torch.expm1(-lam)).log()
+
+
+def multiplier_of(parameter: Tensor, kind: Parameterization) -> Tensor:
+    """λ of what the optimizer moves, as a new tensor; the inverse of `parameter_of`."""
+    match kind:
+        case "linear":
+            return parameter.clone()
+        case "log":
+            return parameter.exp()
+        case "softplus":
+            return torch.logaddexp(parameter, torch.zeros_like(parameter))
 
 
 class Fixed:
@@ -106,34 +117,32 @@ class Gradient:
         maximum: float | None = None,
         optimizer_options: Mapping[str, object] | None = None,
     ) -> None:
-        start = one_each(initial, count, "initial")
-        if parameterization != "linear" and not (start > 0).all():
-            raise InputError(
-                f"the {parameterization} multiplier starts at {initial}, where its parameter is −∞ "
-                "and cannot move; give initial > 0 (Safe RLHF uses 1)"
-            )
         self._kind = parameterization
         self._delay, self._updates = delay, 0
-        self._parameter = parameter_of(start, self._kind)
+        self._parameter = self._start(one_each(initial, count, "initial"))
         self._maximum = None
         if maximum is not None:
             self._maximum = float(
                 parameter_of(torch.tensor(maximum, dtype=torch.float64), self._kind)
             )
-        self._optimizer = make_optimizer(
+        self._optimizer, self._moments = make_optimizer(
             optimizer, self._parameter, learning_rate, optimizer_options or {}
         )
+
+    def _start(self, lam: Tensor) -> Tensor:
+        """The parameter of a λ that it can move away from."""
+        if self._kind != "linear" and not (lam > 0).all():
+            raise InputError(
+                f"the {self._kind} multiplier starts at {float(lam.min()):g}, where its parameter "
+                "is −∞ and cannot move; give multiplier.initial > 0 (Safe RLHF uses 1), or "
+                "multiplier.parameterization=linear"
+            )
+        return parameter_of(lam, self._kind)
 
     @property
     def lam(self) -> Tensor:
         """Current λ [K]."""
-        match self._kind:
-            case "linear":
-                return self._parameter.clone()
-            case "log":
-                return self._parameter.exp()
-            case "softplus":
-                return torch.logaddexp(self._parameter, torch.zeros_like(self._parameter))
+        return multiplier_of(self._parameter, self._kind)
 
     def update(self, signal: Signal | None) -> Tensor:
         """One ascent step on λ · (J_C − d)."""
@@ -163,27 +172,43 @@ class Gradient:
             self._parameter.clamp_(min=least, max=self._maximum)
 
     def state_dict(self) -> dict[str, object]:
-        """Parameter, optimizer moments and count of updates."""
+        """Parameter and what it is, optimizer moments and count of updates."""
         return {
             "parameter": self._parameter,
+            "parameterization": self._kind,
             "optimizer": self._optimizer.state_dict(),
             "updates": self._updates,
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore `state_dict`."""
+        """Restore λ, its optimizer's moments and the count of updates; settings stay the config's.
+
+        Moments are those of one optimizer and one parameterization: others begin anew.
+        """
         parameter, optimizer, updates = state["parameter"], state["optimizer"], state["updates"]
+        kind = cast("Parameterization", state.get("parameterization", self._kind))  # older: its own
         assert isinstance(parameter, Tensor)
         assert isinstance(optimizer, dict)
         assert isinstance(updates, int)
-        self._parameter.copy_(parameter)
-        self._optimizer.load_state_dict(optimizer)
-        # torch casts what it loads to the parameter's float64, but NAdam and ASGD count in float32:
-        # after the cast they would round differently from the run that was saved.
-        for saved in optimizer["state"].values():
-            exact = {k: v.clone() for k, v in saved.items() if isinstance(v, Tensor)}
-            self._optimizer.state[self._parameter].update(exact)
         self._updates = updates
+        if kind == self._kind:
+            self._parameter.copy_(parameter)
+            self._load_moments(optimizer["state"].get(0, {}), optimizer["param_groups"][0])
+            return
+        self._parameter.copy_(self._start(multiplier_of(parameter, kind)))
+
+    def _load_moments(self, saved: Mapping[str, object], options: Mapping[str, object]) -> None:
+        """Take over moments where they are what this optimizer keeps.
+
+        They keep their own types: NAdam and ASGD count in float32, and cast to the parameter's
+        float64, as torch would, they round differently from the run that was saved.
+        """
+        if set(options) != set(self._optimizer.param_groups[0]) or not self._moments <= set(saved):
+            return
+        self._optimizer.state[self._parameter] = {
+            name: value.clone() if isinstance(value, Tensor) else value
+            for name, value in saved.items()
+        }
 
 
 class PID:

@@ -23,17 +23,18 @@ def make_optimizer(
     parameter: Tensor,  # [K] float64
     learning_rate: float,
     options: Mapping[str, object],
-) -> torch.optim.Optimizer:
-    """An optimizer of `parameter`: a class of torch.optim by its name in any case, or a factory.
+) -> tuple[torch.optim.Optimizer, frozenset[str]]:
+    """An optimizer of `parameter`, and the names of the moments that it keeps.
 
-    `InputError` for an unknown name, options that are refused, and optimizers that cannot step
-    on one dense gradient per update.
+    `choice` is a class of torch.optim by its name in any case, or a factory. `InputError` for an
+    unknown name, options that are refused, and optimizers that cannot step on one dense gradient
+    per update.
     """
     factory = find_optimizer(choice) if isinstance(choice, str) else choice
     name = getattr(factory, "__name__", repr(factory))
     _check_names(name, factory, options)
-    _try(name, factory, learning_rate, options)
-    return factory([parameter], lr=learning_rate, **options)
+    moments = _try(name, factory, learning_rate, options)
+    return factory([parameter], lr=learning_rate, **options), moments
 
 
 def find_optimizer(name: str) -> OptimizerFactory:
@@ -75,8 +76,11 @@ def _check_names(name: str, factory: OptimizerFactory, options: Mapping[str, obj
 
 def _try(
     name: str, factory: OptimizerFactory, learning_rate: float, options: Mapping[str, object]
-) -> None:
-    """Take one step on a number of its own, so that whatever torch refuses shows here."""
+) -> frozenset[str]:
+    """Take one step on a number of its own, so that whatever torch refuses shows here.
+
+    Returns the names of what the optimizer remembers of it.
+    """
     number = torch.ones(1, dtype=torch.float64)
     try:
         optimizer = factory([number], lr=learning_rate, **options)
@@ -95,3 +99,4 @@ def _try(
             f"optimizer {name} cannot drive λ, which has one dense gradient per update: {error}; "
             "choose another, e.g. sgd or adam"
         ) from error
+    return frozenset(map(str, optimizer.state[number]))

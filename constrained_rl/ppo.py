@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from constrained_rl.advantages import gae, penalized_advantage, scale_by_spreads, whiten
+from constrained_rl.advantages import (
+    gae,
+    penalized_advantage,
+    require_mixable,
+    scale_by_spreads,
+    whiten,
+)
 from constrained_rl.config import PPOConfig
 from constrained_rl.constraints import Constraints
 from constrained_rl.distributed import World
@@ -89,8 +95,10 @@ class Parts:
                 saved = state[name]
                 assert isinstance(saved, Mapping)
                 part.load_state_dict(saved)
-            except (RuntimeError, KeyError) as error:
-                found = " ".join(str(error).split())
+            except InputError:
+                raise
+            except (RuntimeError, KeyError, ValueError, AssertionError) as error:
+                found = " ".join(str(error).split()) or "it is of another kind"
                 raise InputError(
                     f"the checkpoint's {name} does not fit the settings, which have changed since "
                     f"it was made ({found}); restore them, or start a new run"
@@ -252,6 +260,7 @@ def mix(streams: Streams, lam: Tensor, config: PPOConfig) -> Batch:
         mixed, lam = advantage[..., 0], lam[:0]
     else:
         mixed = penalized_advantage(advantage, lam, config.divide)
+    mixed = require_mixable(mixed, advantage, lam)
     if config.normalize == "mixed":
         mixed = whiten(mixed, streams.mask)
     elif config.normalize == "spreads":

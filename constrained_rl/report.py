@@ -11,7 +11,7 @@ from pathlib import Path
 
 from constrained_rl.certificate import certificate_sections
 from constrained_rl.config import Selection
-from constrained_rl.feasibility import TOLERANCE, time_to_feasibility, violation_regret
+from constrained_rl.feasibility import TOLERANCE, kept, time_to_feasibility, violation_regret
 from constrained_rl.logging import read_metrics
 from constrained_rl.page import Block, Code, Page, Section, Table, Text, picture, write_page
 from constrained_rl.plots import (
@@ -107,7 +107,7 @@ def final_table(rows: Sequence[Metrics], costs: Sequence[CostCurve]) -> Table:
         values = [row[cost.key] for row in last if cost.key in row]
         lam = mean_text(last, f"lambda/{cost.name}")
         limit = "" if cost.limit is None else f"≤ {cost.limit:g}"
-        mean, state = mean_text(last, cost.key), kept(values, cost)
+        mean, state = mean_text(last, cost.key), standing(values, cost)
         over_training = [excess_text(rows, cost), kept_from(rows, cost)]
         lines.append([f"cost: {cost.name}", mean, limit, state, lam, *over_training])
     return Table(
@@ -142,14 +142,14 @@ def kept_from(rows: Sequence[Metrics], cost: CostCurve) -> str:
     return "never" if found is None else f"{found:g}"
 
 
-def kept(values: Sequence[float], cost: CostCurve) -> str:
+def standing(values: Sequence[float], cost: CostCurve) -> str:
     """Whether the limit was kept, as far as the interval can tell."""
     if cost.limit is None or len(values) < 2:
         return ""
     interval = mean_interval(values)
     if not interval.excludes(cost.limit):
         return "at the limit"
-    return "kept" if interval.value < cost.limit else "exceeded"
+    return "kept" if kept(interval.value, cost.limit) else "exceeded"
 
 
 def mean_text(rows: Sequence[Metrics], key: str) -> str:

@@ -60,6 +60,7 @@ class Rollout:
     group: Tensor | None = None  # [B] rows that share a prompt or start state
     first: Tensor | None = None  # [B, T] bool: an episode begins with this decision
     ending: Tensor | None = None  # [B, T] probability of `terminated`, where it is known
+    ends: Tensor | None = None  # [B, T] expected number of episodes that end here, as `ending`
 
     def __post_init__(self) -> None:
         """Check shapes and finiteness where the data are born."""
@@ -78,7 +79,8 @@ class Rollout:
         }
         if self.behaviour_logp is not None:
             shapes["behaviour_logp"] = (self.behaviour_logp, (rows, decisions))
-        for name, optional in (("first", self.first), ("ending", self.ending)):
+        known = {"first": self.first, "ending": self.ending, "ends": self.ends}
+        for name, optional in known.items():
             if optional is not None:
                 shapes[name] = (optional, (rows, decisions))
         if self.group is not None:

@@ -24,6 +24,7 @@ from constrained_rl.checkpoint import (
     write_text,
 )
 from constrained_rl.config import CheckpointConfig, RunConfig
+from constrained_rl.devices import device_here
 from constrained_rl.errors import InputError
 from constrained_rl.evaluation import Evaluator
 from constrained_rl.loggers import open_loggers, require_loggers
@@ -83,7 +84,8 @@ def resume(folder: Path) -> bool:
         return False
     config = read_run_config(folder)
     require_loggers(config.loggers)
-    _finish(Agent(config), folder)
+    here = config.model_copy(update={"device": device_here(config.device)})
+    _finish(Agent(here), folder)
     return True
 
 

@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from constrained_rl.errors import InputError
+from constrained_rl.feasibility import kept
 from constrained_rl.upper_bounds import (
     bernstein_bound,
     clopper_pearson_bound,
@@ -76,8 +77,8 @@ class Claim:
         if self.method == "clopper-pearson" and not 0 <= self.limit < 1:
             raise InputError(
                 f"clopper-pearson bounds the share P(C > 0), but the limit of {self.name!r} is "
-                f"{self.limit:g}; give a limit in [0, 1), or bound the mean: method t, hoeffding "
-                "or bernstein"
+                f"{self.limit:g}; give a limit in [0, 1), or bound the mean by --method t, "
+                "hoeffding or bernstein"
             )
         if self.method in BOUNDED and not -math.inf < self.low < self.high < math.inf:
             raise InputError(
@@ -118,7 +119,7 @@ class Bound:
     @property
     def passed(self) -> bool:
         """Whether the bound keeps the limit."""
-        return self.upper <= self.limit
+        return kept(self.upper, self.limit)
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,9 @@ class Certificate:
         """Why it failed, and what weakens it in this sample; nothing where nothing does."""
         found = []
         failed = [b for b in self.bounds if not b.passed]
-        if above := ", ".join(b.name for b in failed if b.mean > b.limit):
+        if above := ", ".join(b.name for b in failed if not kept(b.mean, b.limit)):
             found.append(f"The samples' mean exceeds the limit of {above}.")
-        if short := ", ".join(b.name for b in failed if b.mean <= b.limit):
+        if short := ", ".join(b.name for b in failed if kept(b.mean, b.limit)):
             found.append(
                 f"The samples' mean keeps the limit of {short}, but they are too few, or spread "
                 "too widely, to show it."

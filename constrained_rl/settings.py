@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from constrained_rl.config import RunConfig
+from constrained_rl.describe import settings_of
 from constrained_rl.errors import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -108,17 +109,29 @@ def _explain(model: type[BaseModel], problem: Tree) -> tuple[str, str]:
         return ".".join(known), f"found {problem['input']!r}, expected at least one entry"
     if problem["type"] != "extra_forbidden":
         return ".".join(known), f"found {problem['input']!r}: {problem['msg']}"
-    names = _fields_at(model, location[:-1])
-    near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
-    path, owners = ".".join([*known, location[-1]]), _kinds_with(model, location)
-    if near:
-        advice = f"did you mean '{near[0]}'?"
-    elif owners:
+    return ".".join([*known, location[-1]]), f"unknown key; {_advice(model, location, known)}"
+
+
+def _advice(model: type[BaseModel], location: Sequence[str], known: Sequence[str]) -> str:
+    """What to write in place of an unknown key: in its section, or where there is such a key."""
+    key, names = location[-1], _fields_at(model, location[:-1])
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    owners = _kinds_with(model, location)
+    if owners and not near:
         section, kinds = ".".join(known), " or ".join(owners)
-        advice = f"it belongs to {section}.kind = {kinds}; set that, or use: {', '.join(names)}"
-    else:
-        advice = f"known keys: {', '.join(sorted(names))}"
-    return path, f"unknown key; {advice}"
+        return f"it belongs to {section}.kind = {kinds}; set that, or use: {', '.join(names)}"
+    paths: dict[str, list[str]] = {}
+    for setting in settings_of(model):
+        paths.setdefault(setting.path.rpartition(".")[2], []).append(setting.path)
+    nearest = difflib.get_close_matches(key, [*names, *paths], n=1, cutoff=0.75) or near
+    if nearest and nearest[0] not in names:
+        within = ".".join(known)  # first those of the section that was meant
+        places = dict.fromkeys(paths[nearest[0]])
+        first = sorted(places, key=lambda path: not path.startswith(within))
+        return f"did you mean {' or '.join(first[:4])}?"
+    if nearest:
+        return f"did you mean '{nearest[0]}'?"
+    return f"known keys: {', '.join(sorted(names))}"
 
 
 def _unknown_value(problem: Tree) -> str:

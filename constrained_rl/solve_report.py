@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
+from constrained_rl.feasibility import kept
 from constrained_rl.finite import Average, Criterion, Discounted, FiniteCMDP, Horizon
 from constrained_rl.front import Front
 from constrained_rl.occupancy import occupancy
@@ -90,7 +91,7 @@ def _least(cmdp: FiniteCMDP, solution: Solution) -> Table:
     assert solution.least_cost is not None
     table = Table(*_numbers("limit", "least cost alone"))
     for k, least in enumerate(solution.least_cost):
-        color = "green" if least <= cmdp.limit[k] else "red"
+        color = "green" if kept(least, cmdp.limit[k]) else "red"
         table.add_row(str(k), _number(cmdp.limit[k]), f"[{color}]{_number(least)}[/]")
     return table
 

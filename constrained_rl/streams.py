@@ -53,9 +53,9 @@ def corrected_costs(
 ) -> Tensor | None:  # [K] float64
     """Expected episode cost from every decision of the window, unfinished episodes included.
 
-    J = mean_{first decisions} V(s) + Σ_t δ_t / Σ_t p_t,   δ_t = c_t + (1 − p_t) V(s_{t+1}) − V(s_t)
+    J = mean_{first decisions} V(s) + Σ_t δ_t / Σ_t e_t,   δ_t = c_t + (1 − e_t) V(s_{t+1}) − V(s_t)
 
-    with p_t the probability that the episode ends at t, which the environment knows. Over a whole
+    with e_t the number of episodes that are expected to end at t (`expected_ends`). Over a whole
     episode E Σ δ = E C − V(s_0), so any V leaves the expectation alone, and a good one leaves no
     noise in it: the control variate of doubly robust estimates (Jiang & Li 2016, eq. 10, on
     policy). None without a first decision or a chance of an end.
@@ -68,14 +68,15 @@ def corrected_costs(
         InputError: the environment does not report its chance of ending, or the collector does not
             say where episodes begin.
     """
-    require_chance(rollout.ending is not None)
+    require_chance(rollout.ends is not None)
+    assert rollout.ends is not None
     if rollout.first is None:
         raise InputError(
             "constraint.corrected counts what the critics expect at the first decisions of "
             "episodes, but the collector does not say which these are (Rollout.first); set "
             "constraint.corrected=false"
         )
-    ending = episode_ends(rollout).to(value)
+    ending = rollout.ends.to(value)
     ends = ending[rollout.mask].double().sum()
     if ends == 0 or not bool(rollout.first.any()):
         return None
@@ -94,12 +95,23 @@ def require_chance(reported: bool) -> None:
         )
 
 
-def episode_ends(rollout: Rollout) -> Tensor:  # [B, T]
-    """Probability that an episode ends, as the environment reports it; 1 where it is truncated."""
-    assert rollout.ending is not None
-    done = rollout.done.to(torch.get_default_dtype())
-    truncated = rollout.done & ~rollout.terminated
-    return torch.where(truncated, done, rollout.ending.to(done))
+def expected_ends(
+    ending: Tensor,  # [B, T] probability p of `terminated`
+    truncated: Tensor,  # [B, T] bool
+    together: bool,
+) -> Tensor:  # [B, T]
+    """How many episodes are expected to end with each decision, E[e_t] = P(done), a mean of 1 each.
+
+    e = p where nothing is cut, and where the episode is truncated
+    e = 1        if the environment truncates whatever was drawn (`together`: both flags at once)
+    e = 1 + p    if it truncates only what was not drawn to terminate. At the time limit
+                 E e = p · p + (1 − p) (1 + p) = 1
+
+    Until both flags have been seen at once the second holds. Where it should have been the first,
+    it counts p too much at each time limit until a draw of probability p ends that: one end too
+    many in a whole training.
+    """
+    return torch.where(truncated, torch.ones_like(ending) + (0 if together else ending), ending)
 
 
 def expected_change(
@@ -116,8 +128,8 @@ def expected_change(
     """
     moved = (logp - streams.logp).exp() - 1
     gain = (moved.unsqueeze(-1) * streams.advantage[..., 1:])[rollout.mask].double().sum(0)
-    known = rollout.ending is not None
-    ends = float(episode_ends(rollout)[rollout.mask].double().sum()) if known else counted
+    known = rollout.ends
+    ends = counted if known is None else float(known[rollout.mask].double().sum())
     return gain / max(1.0, ends)
 
 

@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from constrained_rl.feasibility import ROUNDING
+
 TransformKind = Literal["identity", "probability", "indicator", "excess", "cvar"]
 Per = Literal["all", "group"]
 
@@ -44,9 +46,9 @@ def transform_cost(
         case "probability":
             return torch.sigmoid(cost - threshold)
         case "indicator":
-            return (cost > threshold).to(cost.dtype)
+            return (_above(cost, threshold) > 0).to(cost.dtype)
         case "excess":
-            return (cost - threshold).relu()
+            return _above(cost, threshold)
         case "cvar":
             return tail_cost(cost, quantile(cost.tolist(), alpha) if t is None else t, alpha)
 
@@ -85,7 +87,7 @@ def group_excess(
     [0.0, 3.0]
     """
     total, size, _ = _sums(value, group)
-    return (total / size - threshold).relu()
+    return _above(total / size, threshold)
 
 
 def group_payment(
@@ -108,6 +110,12 @@ def group_payment(
     n, mean = size[index], (total / size)[index]
     others = (n * mean - value) / (n - 1).clamp(min=1)
     return n * (mean - threshold).relu() - (n - 1) * (others - threshold).relu()
+
+
+def _above(value: Tensor, threshold: float) -> Tensor:
+    """(x − c)⁺, 0 where x meets c as far as its rounded sum can tell."""
+    excess = (value - threshold).relu()
+    return torch.where(excess <= ROUNDING * abs(threshold), 0.0, excess)
 
 
 def _sums(value: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,6 +23,7 @@ from constrained_rl.cmdp import (
     read_cost,
     read_ending,
     require_finite_observations,
+    require_no_cost,
     reset_envs,
     step_envs,
 )
@@ -43,6 +44,7 @@ class Step:
     reward: Array  # [N]
     cost: Array  # [N, K]
     terminated: Bools  # [N]
+    cut: Bools  # [N] truncated, terminated or not
     done: Bools  # [N]
     mask: Bools  # [N] a decision was played
     first: Bools  # [N] and it was its episode's first
@@ -116,14 +118,18 @@ class UnderWay:
         first = mask & (self._length == 0)
         self.obs, reward, terminated, truncated, info = step_envs(self.envs, actions)
         require_finite_observations(self.obs)
-        cost = np.zeros((len(mask), 0))
         if self._channels:
             cost = read_cost(info, mask, self._channels)
+        else:
+            require_no_cost(info, mask)
+            cost = np.zeros((len(mask), 0))
         reward = np.where(mask, reward, 0.0)
         done = (terminated | truncated) & mask
         finished = self._account(reward, cost, mask, done)
         ending = read_ending(info, mask)
-        return Step(reward, cost, terminated & mask, done, mask, first, ending, finished)
+        return Step(
+            reward, cost, terminated & mask, truncated & mask, done, mask, first, ending, finished
+        )
 
     def _account(
         self, reward: Array, cost: Array, mask: Bools, done: Bools

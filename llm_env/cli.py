@@ -83,8 +83,14 @@ def resume(folder: Annotated[Path, typer.Argument(help="run directory")]) -> Non
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="run directory")]) -> None:
-    """Write a self-contained report.html into a run directory."""
+def report(
+    folder: Annotated[Path, typer.Argument(help="run directory")], device: core.Device = None
+) -> None:
+    """Write a self-contained report.html into a run directory.
+
+    It is drawn from files, wherever they were made: --device is checked, and plays no part.
+    """
+    core.require_device(device)
     folders.kind_of(folder).report(folder)
 
 
@@ -95,18 +101,19 @@ def evaluate(
     ],
     episodes: core.Episodes = 200,
     seed: core.EvaluationSeed = 12345,
+    device: core.Device = None,
     as_json: core.AsJson = False,
 ) -> None:
     """Try a run's policies afresh: new episodes, or new prompts; with intervals."""
     home = comparison.comparison_of(folder)
     if home is None:
         folders.refuse_evaluation(folder)
-        core.evaluate(folder, episodes, seed, as_json)
+        core.evaluate(folder, episodes, seed, device, as_json)
         return
     require_llm()
     from llm_env.comparison.fresh import evaluate_comparison, print_fresh
 
-    found = evaluate_comparison(folder, home, episodes, seed)
+    found = evaluate_comparison(folder, home, episodes, seed, device)
     if as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -125,6 +132,7 @@ def certify(
     prompts: Annotated[
         Path | None, typer.Option(help="for a language model: other prompts than the run's own")
     ] = None,
+    device: core.Device = None,
     as_json: core.AsJson = False,
 ) -> None:
     """Certify that a trained policy keeps its limits; exit code 0: it does, 1: not shown.
@@ -136,7 +144,7 @@ def certify(
     if home is None:
         folders.refuse_certificate(folder, prompts)
         certificate.certify(
-            folder, confidence, method, bounds, samples, seed, deterministic, as_json
+            folder, confidence, method, bounds, samples, seed, deterministic, device, as_json
         )
         return
     require_llm()
@@ -144,7 +152,7 @@ def certify(
     from llm_env.training.certificate import certify_training
 
     chosen = certificate.method_of(method)
-    request = Request(confidence, chosen, bounds, samples, seed, deterministic)
+    request = Request(confidence, chosen, bounds, samples, seed, deterministic, device)
     certificate.issue(certify_training(folder, home, request, prompts), as_json)
 
 

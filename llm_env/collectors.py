@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from constrained_rl.costs import function_name
+from constrained_rl.devices import restore_generator
 from constrained_rl.distributed import World
 from constrained_rl.errors import InputError, NonFiniteError, require_finite, short
 from constrained_rl.rollout import Episodes, Rollout
@@ -187,7 +188,7 @@ class TokenCollector:
         """Restore `state_dict`."""
         sampler = state["sampler"]
         assert isinstance(sampler, Tensor)
-        self._sampler.set_state(sampler)
+        restore_generator(self._sampler, sampler)
         self._passes.load_state_dict(state)
         if self._score_norm is not None:
             score_norm = state["score_norm"]

@@ -11,7 +11,16 @@ from constrained_rl.config import PPOConfig
 from constrained_rl.constraint_config import ConstraintConfig
 from constrained_rl.constraints import Constraint
 from constrained_rl.multiplier_config import MultiplierConfig, PIDConfig
-from constrained_rl.sections import Count, Finite, NonNegative, Positive, Schedule, Section, Share
+from constrained_rl.sections import (
+    Count,
+    Limit,
+    NonNegative,
+    Positive,
+    Schedule,
+    Section,
+    Share,
+    limits_in,
+)
 from llm_env.score_norm import ScoreNormKind
 
 
@@ -56,8 +65,9 @@ class AlignConfig(Section):
     change what is sampled; default: all of a rank's"""
     max_new_tokens: Count = 48
     """longest response"""
-    limit: Finite | tuple[Finite, ...] = 0.05
-    """upper bound on E[transform(C)], one for all costs or one each; the identity's is −d"""
+    limit: Limit = 0.05
+    """upper bound on E[transform(C)], one for all costs, one each or one each by name; the
+    identity's is −d"""
     constraint: ConstraintConfig = ConstraintConfig(transform="indicator")
     """what is bounded"""
     multiplier: MultiplierConfig = PIDConfig(kp=1.0, ki=0.3, proportional_ema=0.8, initial=1.0)
@@ -87,8 +97,7 @@ class AlignConfig(Section):
 
     @model_validator(mode="after")
     def _constraint_fits_responses(self) -> Self:
-        limits = self.limit if isinstance(self.limit, tuple) else (self.limit,)
-        for limit in limits:
+        for limit in limits_in(self.limit):
             Constraint("cost", limit, transform=self.constraint.transform, per=self.constraint.per)
         if self.constraint.corrected:
             raise ValueError(

@@ -49,6 +49,6 @@ class ScoreNorm(Moments):
         if self._kind == "reference" and float(self.var) < 1e-16:
             raise InputError(
                 f"normalize_scores='reference' needs scores that differ, but all {len(score)} "
-                f"responses of the starting model are worth {float(score[0]):g}; use 'running', "
-                "or 'none'"
+                f"responses of the starting model are worth {float(score[0]):g}; use "
+                "align.normalize_scores=running, or none"
             )

@@ -25,12 +25,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from constrained_rl.errors import InputError
-from constrained_rl.sections import Count, NonNegative, Positive, Section
+from constrained_rl.sections import Count, Device, NonNegative, Positive, Section
 from llm_env.score_batching import Batcher, ScoreRequest
 from llm_env.score_functions import load_text_scores
 from llm_env.score_sources import CostSource, ScoreSource
@@ -51,7 +51,7 @@ class ServeConfig(Section):
     """served as "reward", higher = better"""
     costs: dict[str, CostSource] = Field(default_factory=dict)
     """served by their names, higher = worse"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """where the models compute"""
     threads: Count = 1
     """torch threads"""
@@ -238,7 +238,7 @@ def serve(config: ServeConfig, say: Callable[[str], None]) -> None:
     """Load the sources and answer until the process is interrupted."""
     import torch
 
-    from constrained_rl.assembly import choose_device
+    from constrained_rl.devices import choose_device
 
     torch.set_num_threads(config.threads)
     scores = load_text_scores(config.sources, choose_device(config.device))

@@ -1,4 +1,7 @@
-"""The commands of docs/real_models.md, run as they stand there, on tiny models and data."""
+"""The commands of docs/real_models.md and of the README on one's own models and data.
+
+They run as they stand there, on tiny models and data.
+"""
 
 import io
 import json
@@ -15,8 +18,10 @@ from llm_env import cli
 from llm_env.fitting.config import ScoreRunConfig
 from llm_env.rounds.config import RoundsConfig
 from llm_env.training.config import TrainConfig
+from tests.llm_env.test_rounds import TINY
 
 DOC = Path(__file__).parents[1] / "docs" / "real_models.md"
+README = Path(__file__).parents[1] / "README.md"
 SMALL = {
     "sft": ["fit.epochs=1", "fit.learning_rate=1e-3"],
     "score": ["fit.epochs=1", "fit.batch_size=4", "fit.learning_rate=1e-3"],
@@ -24,14 +29,23 @@ SMALL = {
     "plan": ["align.prompts=4", "align.max_new_tokens=6"],
     "arena": ["max_new_tokens=6"],
     "chat": ["--max-new-tokens", "6"],
+    "rounds": [*TINY, "rounds=1"],
 }
 """what makes a command quick; nothing of what it does is left out"""
 ASKED = ["how do i bake bread", "how do i trap a wolf", "tell me a story", "what is up", "hello"]
 
 
 def commands():
+    """Those of the page, and those of the README's section that the page has not."""
+    page = DOC.read_text(encoding="utf-8")
+    _, section = README.read_text(encoding="utf-8").split("## Safe RLHF on your own models")
+    own = commands_of(page)
+    return own + [words for words in commands_of(section) if words not in own]
+
+
+def commands_of(text):
     """The lines of the bash blocks, continued ones joined."""
-    blocks = re.findall(r"```bash\n(.*?)```", DOC.read_text(encoding="utf-8"), re.S)
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.startswith("crl ")]
 
@@ -81,6 +95,7 @@ def run(words, monkeypatch, capsys):
         cli.main()
     said = capsys.readouterr()
     assert not ended.value.code, f"{shlex.join(words)}\n{said.out}\n{said.err}"
+    return said.out
 
 
 def test_the_pipeline_runs_as_it_is_written(home, monkeypatch, capsys):

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, TextIO
 import torch
 from rich.markup import escape
 
-from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
+from constrained_rl.devices import choose_device
 from constrained_rl.errors import InputError
 from llm_env.arena.answers import Answering, open_model
 from llm_env.arena.judging import Judge

@@ -102,7 +102,7 @@ def chat(
         bool, typer.Option("--raw", help="every line is a prompt of its own, used as it is")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="of sampling")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = "auto",
 ) -> None:
     """Talk to a model; every answer shows its reward and its costs."""
     _prepare()

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from constrained_rl.errors import InputError
-from constrained_rl.sections import Count, NonNegative, Positive, Section
+from constrained_rl.sections import Count, Device, NonNegative, Positive, Section
 from constrained_rl.settings import Tree, merge, read_layers, validate
 from llm_env.data_sources import DataSource
 from llm_env.models import ModelSource
@@ -71,7 +71,7 @@ class ArenaConfig(Section):
     """answers generated at once; a part of what the random numbers belong to"""
     seed: Annotated[int, Field(ge=0)] = 0
     """of sampling, of noisy judges and of the bootstrap"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """where models run"""
 
     @model_validator(mode="after")

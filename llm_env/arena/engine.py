@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
+from constrained_rl.devices import choose_device
 from constrained_rl.errors import InputError
 from constrained_rl.provenance import write_provenance
 from constrained_rl.settings import to_toml

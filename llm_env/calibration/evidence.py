@@ -203,7 +203,7 @@ def score_own_models(own: OwnModels) -> Evidence:
     """Score somebody's labelled responses, and responses that are sampled from their model."""
     from transformers.utils import logging
 
-    from constrained_rl.assembly import choose_device
+    from constrained_rl.devices import choose_device
     from llm_env.data_sources import DataSource, read_prompts
     from llm_env.models import ModelSource, check_weights, load_causal_lm, load_tokenizer
     from llm_env.safe_rlhf import respond

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from constrained_rl.multiplier_config import GradientConfig, PIDConfig
-from constrained_rl.sections import Count, Finite, NonNegative, Section, Seed
+from constrained_rl.sections import Count, Device, Finite, NonNegative, Section, Seed
 from llm_env.config import AlignConfig
 from llm_env.score_training import ScoreConfig
 from llm_env.sft import SFTConfig
@@ -52,7 +52,7 @@ class CompareConfig(Section):
 
     seed: Seed = 0
     """of data, annotators, networks and sampling"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """where models live"""
     workers: Annotated[int, Field(ge=0)] = 0
     """processes side by side, one thread each; 0: one per available core"""

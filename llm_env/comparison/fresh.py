@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from constrained_rl.devices import choose_device
 from constrained_rl.errors import InputError
 from constrained_rl.statistics import Interval
 from llm_env.comparison.evaluate import Record, evaluate
@@ -25,7 +26,9 @@ SHARES = {"unsafe": "unsafe %", "model_unsafe": "C > 0 %", "refusal": "refused %
 MEANS = {"helpfulness": "helpful", "reward": "R", "cost": "C"}
 
 
-def evaluate_comparison(folder: Path, home: Path, count: int, seed: int) -> dict[str, Any]:
+def evaluate_comparison(
+    folder: Path, home: Path, count: int, seed: int, device: str | None = None
+) -> dict[str, Any]:
     """Greedy and sampled responses of the finished methods to `count` prompts drawn by `seed`.
 
     `folder` is the comparison `home`, or one `runs/<method>` in it.
@@ -35,7 +38,10 @@ def evaluate_comparison(folder: Path, home: Path, count: int, seed: int) -> dict
     """
     from transformers.utils import logging
 
-    space = Workspace(home, load_config(home))
+    config = load_config(home)
+    if device is not None:
+        config = config.model_copy(update={"device": str(choose_device(device))})
+    space = Workspace(home, config)
     runs = [run for run in every_run(space.config) if (home / "runs" / run.name).is_dir()]
     if not runs:
         raise InputError(f"{home}: no method has finished yet; continue it: crl resume {home}")

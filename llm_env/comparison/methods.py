@@ -131,11 +131,12 @@ def every_run(config: CompareConfig) -> list[Method]:
 
 def one_limit(config: CompareConfig) -> float:
     """The limit of the recommended method; a comparison has one cost."""
-    if isinstance(config.align.limit, tuple):
+    limit = config.align.limit
+    if isinstance(limit, tuple | dict):
         raise InputError(
-            f"align.limit is {config.align.limit}, but the comparison has one cost; give one number"
+            f"align.limit is {limit}, but the comparison has one cost; give one number"
         )
-    return config.align.limit
+    return limit
 
 
 def share_label(limit: float) -> str:

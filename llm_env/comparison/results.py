@@ -17,6 +17,7 @@ from constrained_rl.checkpoint import write_text
 from constrained_rl.errors import InputError
 from constrained_rl.logging import read_metrics
 from constrained_rl.multiplier_config import FixedConfig
+from constrained_rl.sections import limits_in
 from constrained_rl.statistics import Interval
 from llm_env.comparison.config import CompareConfig
 from llm_env.comparison.evaluate import Record, read_records
@@ -115,8 +116,7 @@ def limit_of(method: Method) -> float | None:
     """What a run is held to; None where nothing is."""
     if method.align is None or isinstance(method.align.multiplier, FixedConfig):
         return None
-    limit = method.align.limit
-    return limit[0] if isinstance(limit, tuple) else limit
+    return limits_in(method.align.limit)[0]
 
 
 def read_score_model(folder: Path, name: str) -> ScoreModelResult:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
+from constrained_rl.devices import choose_device
 from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.logging import plain_warnings
 from constrained_rl.provenance import write_provenance

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
-from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
 from constrained_rl.config import CheckpointConfig
+from constrained_rl.devices import choose_device, device_here
 from constrained_rl.errors import InputError
 from constrained_rl.run import drive
 from llm_env.collectors import by_model
@@ -79,7 +79,7 @@ class Workspace:
     @property
     def device(self) -> torch.device:
         """Where models live."""
-        return choose_device(self.config.device)
+        return choose_device(device_here(self.config.device))
 
     def prompts(self, purpose: str, count: int) -> list[Prompt]:
         """The prompts of one purpose; "evaluation" is the same for every method."""

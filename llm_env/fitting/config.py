@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from constrained_rl.sections import Count, Section, Seed
+from constrained_rl.sections import Count, Device, Section, Seed
 from llm_env.data_sources import DataSource
 from llm_env.models import ModelSource
 from llm_env.score_training import ScoreConfig
@@ -33,7 +33,7 @@ class FittingConfig(Section):
 
     seed: Seed = 0
     """of the order of examples, new heads and adapters"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """where the model lives"""
     threads: Count = 1
     """torch threads"""

@@ -15,8 +15,8 @@ from typing import TypeAlias
 
 import torch
 
-from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
+from constrained_rl.devices import choose_device, device_here
 from constrained_rl.errors import InputError
 from constrained_rl.provenance import write_provenance
 from constrained_rl.run import refuse_used
@@ -58,6 +58,7 @@ def resume(folder: Path) -> bool:
     if tree.get("task") not in CONFIGS:
         raise InputError(f"{path}: task is {tree.get('task')!r}, expected sft or score; restore it")
     config = validate(CONFIGS[tree["task"]], tree, str(path))
+    config = config.model_copy(update={"device": device_here(config.device)})
     with plain_dropped():
         work = prepare(config)
     finish(work, config, folder)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from constrained_rl.assembly import choose_device
 from constrained_rl.config import PPOConfig
 from constrained_rl.constraints import Constraint
+from constrained_rl.devices import choose_device
 from constrained_rl.distributed import World
 from constrained_rl.errors import InputError
 from llm_env.collectors import TokenCollector
@@ -82,8 +82,8 @@ def check_settings(config: TrainConfig, align: AlignConfig) -> None:
     if ppo.normalize == "streams" or ppo.advantage == "group":
         raise InputError(
             f"under ppo.normalize={ppo.normalize!r} and ppo.advantage={ppo.advantage!r} λ weighs "
-            "standardised streams and is no price; use normalize='mixed' and 'gae' or "
-            "'leave_one_out'"
+            "standardised streams and is no price; use align.ppo.normalize=mixed and "
+            "align.ppo.advantage=gae or leave_one_out"
         )
     if align.constraint.transform == "cvar" or align.constraint.per == "group":
         raise InputError(

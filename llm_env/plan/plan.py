@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from constrained_rl.assembly import choose_device
+from constrained_rl.devices import choose_device
 from llm_env.deepspeed_setup import ZeRO, reduced_together
 from llm_env.plan.phases import Working
 from llm_env.plan.shapes import Shapes, score_sources
@@ -122,7 +122,8 @@ def make_plan(config: TrainConfig, machine: Machine, tracer: Tracer | None = Non
 
 def planned_device(config: TrainConfig) -> str:
     """Where training would run; a GPU may be planned for where there is none."""
-    return "cuda" if config.device == "cuda" else choose_device(config.device).type
+    named = config.device not in ("auto", "cpu")
+    return config.device if named else str(choose_device(config.device))
 
 
 def rows_of_phases(config: TrainConfig, machine: Machine) -> Sizes:
@@ -243,9 +244,10 @@ def _bytes(parameters: Iterator[nn.Parameter] | list[nn.Parameter]) -> int:
 
 def device_memory(device: str, ranks: int) -> int | None:
     """Bytes for one rank: a GPU's own memory; of the CPU's free memory, an equal share."""
-    if device == "cuda":
-        there = torch.cuda.is_available()
-        return torch.cuda.get_device_properties(0).total_memory if there else None
+    if device.startswith("cuda"):
+        number = int(device.partition(":")[2] or 0)
+        there = torch.cuda.is_available() and number < torch.cuda.device_count()
+        return torch.cuda.get_device_properties(number).total_memory if there else None
     return free_memory() // ranks
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from constrained_rl.config import CheckpointConfig
-from constrained_rl.sections import Count, Finite, NonNegative, Positive, Section, Seed
+from constrained_rl.sections import Count, Device, Finite, NonNegative, Positive, Section, Seed
 from llm_env.comparison.config import ModelConfig
 from llm_env.config import AlignConfig
 from llm_env.data_sources import DataSource
@@ -142,7 +142,7 @@ class RoundsConfig(Section):
 
     seed: Seed = 0
     """of everything that is drawn"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """where models live"""
     threads: Count = 1
     """torch threads"""
@@ -200,7 +200,7 @@ class RoundsConfig(Section):
                 "simulated annotators know only the embedded world; set annotator.kind to 'file' "
                 "or 'http' for a model of your own"
             )
-        if isinstance(self.align.limit, tuple):
+        if isinstance(self.align.limit, tuple | dict):
             raise ValueError("align.limit: rounds have one cost; give one number")
         if self.later_limit > self.align.limit:
             raise ValueError(

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
+from constrained_rl.devices import choose_device
 from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.provenance import write_provenance
 from constrained_rl.run import refuse_used

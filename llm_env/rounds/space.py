@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from constrained_rl.assembly import choose_device
+from constrained_rl.devices import choose_device, device_here
 from constrained_rl.errors import InputError
 from llm_env.data.digests import prompt_digest
 from llm_env.data_sources import read_demonstrations, read_prompts
@@ -66,7 +66,7 @@ class Space:
     @cached_property
     def device(self) -> torch.device:
         """Where models live."""
-        return choose_device(self.config.device)
+        return choose_device(device_here(self.config.device))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

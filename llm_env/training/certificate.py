@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from constrained_rl.assembly import choose_device, constrain
+from constrained_rl.assembly import constrain
 from constrained_rl.certificate import (
     Issued,
     Request,
@@ -24,6 +24,7 @@ from constrained_rl.certificate import (
     prepare,
     weights_digest,
 )
+from constrained_rl.devices import choose_device, device_here
 from constrained_rl.distributed import World
 from constrained_rl.errors import InputError
 from constrained_rl.logging import read_metrics
@@ -54,7 +55,7 @@ def certify_training(folder: Path, home: Path, request: Request, prompts: Path |
         )
     name = "best" if folder.name == "best" and folder != home else "policy"
     source = config.policy.model_copy(update={"path": str(_model(home, name)), "lora": None})
-    device = choose_device(config.device)
+    device = choose_device(request.device or device_here(config.device))
     task = build_task(config, device)
     fresh = unseen_prompts(config, task, name, request.samples, prompts)
     model = load_causal_lm(source, device)

@@ -6,10 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from constrained_rl.assembly import constrain
+from constrained_rl.assembly import constrain, one_of_each
 from constrained_rl.config import CheckpointConfig, LoggerName, Selection
-from constrained_rl.errors import InputError
-from constrained_rl.sections import Count, Positive, Section, Seed
+from constrained_rl.sections import Count, Device, Positive, Section, Seed
 from llm_env.config import AlignConfig
 from llm_env.data_sources import DataSource
 from llm_env.models import LoRAConfig, ModelSource
@@ -56,7 +55,7 @@ class TrainConfig(Section):
 
     seed: Seed = 0
     """of prompts, tokens, minibatches and new heads"""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """where models live; with several ranks each takes its own GPU"""
     threads: Count = 1
     """torch threads of each process"""
@@ -89,14 +88,11 @@ class TrainConfig(Section):
     def limits(self) -> tuple[float, ...]:
         """One limit per cost: its own, or align.limit."""
         common = self.align.limit
-        shared = common if isinstance(common, tuple) else (common,) * len(self.costs)
-        if len(shared) != len(self.costs):
-            raise InputError(
-                f"align.limit has {len(shared)} entries for {len(self.costs)} costs "
-                f"({', '.join(self.costs)}); give one number, or each cost its own limit"
-            )
-        own = [source.limit for source in self.costs.values()]
-        return tuple(s if o is None else o for o, s in zip(own, shared, strict=True))
+        own = {name: source.limit for name, source in self.costs.items()}
+        if isinstance(common, dict):  # a cost with a limit of its own needs no other
+            common = {name: limit for name, limit in own.items() if limit is not None} | common
+        shared = one_of_each("align.limit", common, tuple(own))
+        return tuple(s if o is None else o for o, s in zip(own.values(), shared, strict=True))
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from constrained_rl.assembly import choose_device
 from constrained_rl.checkpoint import write_text
+from constrained_rl.devices import choose_device, device_here
 from constrained_rl.distributed import World, connect, joined
 from constrained_rl.evaluation import Evaluation, Evaluator
 from constrained_rl.loggers import open_loggers, require_loggers
@@ -65,7 +65,8 @@ def resume(folder: Path) -> bool:
     if (folder / "policy").is_dir():
         return False
     require_loggers(config.loggers)
-    with joined(connect(choose_device(config.device), config.distributed.timeout)) as world:
+    device = choose_device(device_here(config.device))
+    with joined(connect(device, config.distributed.timeout)) as world:
         world.on_first(partial(starts.compare, config, folder))
         Run(config, folder, world).finish()
     return True

@@ -60,6 +60,13 @@ class Forgetful(Walk):
         return {"cost": 0.5} if self.time < 3 else {}
 
 
+class Late(Walk):
+    """No cost until the third step."""
+
+    def pay(self):
+        return {"cost": 0.5} if self.time >= 3 else {}
+
+
 class Blind(Walk):
     """Observations become NaN."""
 
@@ -184,6 +191,7 @@ for name, entry in {
     "Sound": Walk,
     "Free": Free,
     "Forgetful": Forgetful,
+    "Late": Late,
     "Blind": Blind,
     "Rich": Rich,
     "SixValues": SixValues,

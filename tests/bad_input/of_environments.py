@@ -42,13 +42,20 @@ CASES = (
         "no cost",
         "an environment without a cost",
         train("CartPole-v1"),
-        ('returned no info["cost"]', "Cost(env, names="),
+        ('returned no info["cost"]', "Cost(env, names=", "env.id=my_env:Name-v0", "--preset ppo"),
     ),
     Case(
         "cost sometimes",
         "a cost at some steps only",
         train("Forgetful"),
         ('returned no info["cost"]', "never taken for 0"),
+        seen="training",
+    ),
+    Case(
+        "cost late",
+        "a cost at some steps only, where costs are not needed",
+        train("Late", "--preset", "ppo"),
+        ('returned info["cost"], but the first step had none', "return it at every step"),
         seen="training",
     ),
     Case(

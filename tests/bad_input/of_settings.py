@@ -13,6 +13,12 @@ CASES = (
         ("ppo.epoch: unknown key", "did you mean 'epochs'?"),
     ),
     Case(
+        "key of another section",
+        "a key that belongs to a section",
+        train(SOUND, "learning_rate=1e-3"),
+        ("learning_rate: unknown key", "did you mean ppo.learning_rate or multiplier.learning"),
+    ),
+    Case(
         "wrong type",
         "a word where a number belongs",
         train(SOUND, "seed=first"),
@@ -35,6 +41,18 @@ CASES = (
         "an infinite limit",
         train(SOUND, "limit=[inf]"),
         ("limit.0: found inf", "finite number"),
+    ),
+    Case(
+        "limit of no cost",
+        "a limit for a cost that there is not",
+        train("TwoCosts", "limit={speed = 1, efort = 2}"),
+        ("limit names 'efort', but the costs are speed, effort", "did you mean limit.effort?"),
+    ),
+    Case(
+        "limit forgotten",
+        "limits by name, and one is missing",
+        train("TwoCosts", "limit={speed = 1}"),
+        ("limit names speed, but the costs are speed, effort", "limit.effort=…"),
     ),
     Case(
         "config missing",
@@ -134,7 +152,7 @@ CASES = (
         "log λ from 0",
         "a multiplier in log space that starts at 0",
         train(SOUND, *GRADIENT, "multiplier.parameterization=log"),
-        ("starts at 0.0", "give initial > 0"),
+        ("starts at 0, where", "give multiplier.initial > 0"),
     ),
     Case(
         "unknown controller",

@@ -214,7 +214,7 @@ SETTINGS = (
         "negative limit of responses",
         "a negative limit on a share of responses",
         train("align.constraint.transform=indicator", "align.limit=-2"),
-        ("is -2, but P(C > 0) is never negative", "transform='identity'"),
+        ("is -2, but P(C > 0) is never negative", "constraint.transform=identity"),
         project(),
     ),
     Case(
@@ -255,10 +255,17 @@ SETTINGS = (
         missing=("deepspeed",),
     ),
     Case(
+        "limit of no score",
+        "a limit for a cost that there is not",
+        train("align.limit.harms=1"),
+        ("align.limit names 'harms', but the costs are harm", "did you mean align.limit.harm?"),
+        project(),
+    ),
+    Case(
         "limits miscounted",
         "more limits than costs",
         train("align.limit=[1,2]"),
-        ("align.limit has 2 entries for 1 costs (harm)", "give one number"),
+        ("align.limit has 2 entries for the costs ('harm',)", "give one number"),
         project(),
     ),
     Case(
@@ -272,7 +279,7 @@ SETTINGS = (
         "no device of this name",
         "a device that there is not",
         ("llm", "chat", "policy", "--device", "tpu"),
-        ("device is 'tpu', expected auto, cpu or cuda",),
+        ("device is 'tpu', expected auto, cpu, cuda, cuda:0",),
         project(),
     ),
 )

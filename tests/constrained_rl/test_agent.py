@@ -162,6 +162,22 @@ def test_saving_replaces_an_agent_but_never_anything_else(tmp_path):
         agent.save(tmp_path / "agent")
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda agent: agent.learn(total_timesteps=64),
+        lambda agent: agent.learn(64, callback=print),
+        lambda agent: agent.train(64, callback=print),
+        lambda agent: agent.train(total_timesteps=64),
+    ],
+)
+def test_names_of_other_libraries_show_the_way_here(call):
+    agent = tiny()
+    with pytest.raises(InputError, match=r"agent\.train\(steps\).*for metrics in agent\.iterate"):
+        call(agent)
+    assert agent.parts.iteration == 0
+
+
 def test_training_in_two_parts_counts_on():
     agent = tiny()
     agent.train(64)

@@ -164,6 +164,45 @@ def test_an_environment_without_cost_is_refused_only_where_a_cost_is_needed():
         probe_channels(envs, 0, required=True)
 
 
+class Sometimes(Scripted):
+    """Reports its cost at the second step of an episode only."""
+
+    def step(self, action):
+        *rest, info = super().step(action)
+        return *rest, info if self.time == 2 else {}
+
+
+def test_costs_that_come_at_some_steps_only_are_refused_where_they_are_not_needed_either():
+    # Half of a return of 5 is paid with 7: a cost that is dropped would be reported as none.
+    script = [(1, 0), (2, 7), (2, 0)]
+    assert probe_channels(vector(Sometimes(script)), 0, required=False) == 0
+    collector = collector_of(vector(Sometimes(script)), 4, 0)
+    with pytest.raises(
+        InputError, match=r"sub-environments \[0\] returned info.*first step had none"
+    ):
+        collector.collect()
+
+
+def test_an_environment_that_names_its_costs_returns_them_at_the_first_step_too():
+    env = Sometimes([(1, 0), (2, 7), (2, 0)])
+    env.cost_names = ("heat",)
+    with pytest.raises(InputError, match=r"no info\[\"cost\"\]"):
+        probe_channels(vector(env), 0, required=False)
+
+
+def test_a_cost_of_the_reset_step_alone_is_nobodys():
+    class AtReset(Scripted):
+        def reset(self, **options):
+            obs, _ = super().reset(**options)
+            return obs, {"cost": 3.0}
+
+        def step(self, action):
+            return (*super().step(action)[:4], {})
+
+    rollout = collector_of(vector(AtReset([(1, 0), (2, 0)])), 8, 0).collect()
+    assert rollout.cost.shape == (1, 8, 0)
+
+
 def test_a_correction_is_refused_only_where_the_chance_of_ending_is_unknown():
     assert probe_channels(make_vec(DETOUR, 2, 0), 0, required=True, corrected=True) == 1
     with pytest.raises(InputError, match=r"needs the chance that an episode ends.*=false"):

@@ -203,7 +203,7 @@ def test_groups_are_bounded_by_their_mean_excess_and_pay_for_it_at_the_last_deci
 def test_a_constraint_per_group_needs_groups_of_two(group, message):
     finished = episodes([[1.0], [2.0]], row=[0, 1], end=[2, 2])
     constraints = Constraints([Constraint("harm", 0.5, per="group")], [Mean()])
-    with pytest.raises(InputError, match=f"'harm'.*{message}.*transform='excess'"):
+    with pytest.raises(InputError, match=rf"'harm'.*{message}.*constraint\.transform=excess"):
         constraints.streams(window(finished, group))
 
 

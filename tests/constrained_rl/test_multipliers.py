@@ -90,7 +90,7 @@ def test_log_rule_gives_the_published_trajectory():
 @pytest.mark.parametrize("rule", ["log", "softplus"])
 @pytest.mark.parametrize("initial", [0.0, -1.0])
 def test_what_is_always_positive_cannot_start_at_0(initial, rule):
-    with pytest.raises(InputError, match=f"{rule} multiplier .* initial > 0"):
+    with pytest.raises(InputError, match=rf"{rule} multiplier .*multiplier\.initial > 0"):
         Gradient(1, 0.1, initial=initial, parameterization=rule)
 
 
@@ -242,6 +242,65 @@ def test_a_restored_controller_continues_the_identical_trajectory(make, past):
     for t in range(12):
         new = signal(2.0 - t % 4, 1.5)
         assert torch.equal(copy.update(new), original.update(new))
+
+
+# a state under other settings: λ goes on, settings are the new ones
+
+
+def continued(old, new, past=(3.0, 2.0)):
+    """λ of `old` after some updates, and `new` with its state from a file."""
+    run(old, past)
+    tensors = {}
+    new.load_state_dict(unpack(pack(old.state_dict(), tensors), tensors))
+    return old.lam.item(), new
+
+
+def test_a_new_learning_rate_holds_from_the_next_update():
+    # λ = .1 (3 − 1) + .1 (2 − 1) = .3, then 2 · (4 − 1) more
+    lam, new = continued(Gradient(1, 0.1), Gradient(1, 2.0))
+    assert lam == pytest.approx(0.3)
+    assert run(new, [4.0]) == pytest.approx([6.3])
+
+
+def test_new_options_of_the_optimizer_hold_and_its_moments_are_kept():
+    old = Gradient(1, 0.1, optimizer="adam", optimizer_options={"betas": [0.9, 0.99]})
+    new = Gradient(1, 0.7, optimizer="adam", optimizer_options={"betas": [0.5, 0.8], "eps": 1e-3})
+    lam, new = continued(old, new)
+    # moments of the gradients −2, −1 by the old decays, then one step of −3 by the new ones
+    m = 0.9 * (0.1 * -2) + 0.1 * -1
+    v = 0.99 * (0.01 * 4) + 0.01 * 1
+    m, v = 0.5 * m + 0.5 * -3, 0.8 * v + 0.2 * 9
+    step = 0.7 * m / (1 - 0.5**3) / (math.sqrt(v / (1 - 0.8**3)) + 1e-3)
+    assert run(new, [4.0]) == pytest.approx([lam - step], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"optimizer": "adam"}),
+        ({"optimizer": "adam"}, {"optimizer": "RMSprop"}),
+        ({"optimizer": "adam"}, {}),
+        ({"optimizer": "adam"}, {"optimizer": "adam", "optimizer_options": {"amsgrad": True}}),
+        ({"initial": 1.0, "parameterization": "log"}, {}),
+        ({"initial": 1.0}, {"initial": 1.0, "parameterization": "softplus"}),
+        ({"initial": 1.0, "optimizer": "adam"}, {"initial": 9.0, "parameterization": "log"}),
+    ],
+)
+def test_another_optimizer_or_parameterization_begins_at_the_same_lambda(before, after):
+    lam, new = continued(Gradient(1, 0.1, **before), Gradient(1, 0.1, **after))
+    assert new.update(None).item() == pytest.approx(lam, rel=1e-12)
+    fresh = Gradient(1, 0.1, **{**after, "initial": lam})
+    assert run(new, [4.0, 0.5]) == pytest.approx(run(fresh, [4.0, 0.5]), rel=1e-12)
+
+
+def test_a_lambda_of_0_cannot_go_on_as_a_logarithm():
+    with pytest.raises(InputError, match=r"log multiplier starts at 0, .*linear"):
+        continued(Gradient(1, 0.1), Gradient(1, 0.1, 1.0, "log"), past=[0.5])
+
+
+def test_a_bound_of_pid_control_holds_from_the_next_update():
+    _, new = continued(PID(1, 1.0, 0.5, 0.0), PID(1, 1.0, 0.5, 0.0, maximum=0.25))
+    assert run(new, [4.0]) == [0.25]
 
 
 @each_controller

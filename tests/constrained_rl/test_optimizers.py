@@ -16,7 +16,7 @@ STEPPING = (*STEPPING, "RMSprop", "Rprop", "Adafactor")
 
 
 def made(choice, **options):
-    return make_optimizer(choice, torch.zeros(2, dtype=torch.float64), 0.1, options)
+    return make_optimizer(choice, torch.zeros(2, dtype=torch.float64), 0.1, options)[0]
 
 
 @pytest.mark.parametrize("name", ["sgd", "SGD", "adamw", "RMSprop", "rmsPROP"])

@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 import warnings
 from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
+import torch
 
 from constrained_rl import cli, run
 from constrained_rl.agent import Agent
@@ -505,6 +507,54 @@ def test_resuming_a_finished_run_does_nothing(uninterrupted):
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     assert not run.resume(folder)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+
+
+def edited(folder, **changes):
+    """Merge `changes` into a run's config, as somebody with an editor would."""
+    file = folder / "config.toml"
+    config = merge(tomllib.loads(file.read_text()), changes)
+    file.write_text(to_toml(validate(RunConfig, config, "edited")))
+
+
+def crl_resume(folder, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["crl", "resume", str(folder)])
+    with pytest.raises(SystemExit) as stop:
+        cli.run_cli(cli.app)
+    return stop.value.code or 0
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_run_goes_on_at_the_learning_rate_that_its_config_has_now(
+    die_at, tmp_path, monkeypatch, optimizer
+):
+    multiplier = {"kind": "gradient", "initial": 5.0, "optimizer": optimizer}
+    die_at(5)
+    with pytest.raises(KeyboardInterrupt):
+        run.start(config_of(multiplier=multiplier), tmp_path / "run")
+    edited(tmp_path / "run", multiplier={"learning_rate": 0.5})
+    assert crl_resume(tmp_path / "run", monkeypatch) == 0
+    rows = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert len(rows) == ITERATIONS
+    # the same gradient ascent in plain torch: .05 in the four iterations of the checkpoint
+    lam = torch.tensor([5.0], dtype=torch.float64)
+    plain = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]([lam], lr=0.05)
+    for row in rows:
+        plain.param_groups[0]["lr"] = 0.05 if row["iteration"] <= 4 else 0.5
+        if "estimate/risk" in row:
+            lam.grad = torch.tensor([row["limit/risk"] - row["estimate/risk"]], dtype=torch.float64)
+            plain.step()
+            lam.clamp_(min=0)
+        assert row["lambda/risk"] == pytest.approx(lam.item(), rel=1e-12)
+
+
+def test_a_run_does_not_go_on_with_another_controller(die_at, tmp_path, monkeypatch, capsys):
+    die_at(5)
+    with pytest.raises(KeyboardInterrupt):
+        run.start(config_of(name="scale_free", average=0.0), tmp_path / "run")
+    edited(tmp_path / "run", multiplier={"kind": "pid"})
+    assert crl_resume(tmp_path / "run", monkeypatch) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the checkpoint's multiplier does not fit the settings" in said
 
 
 def test_resuming_what_is_no_run_says_so(tmp_path):

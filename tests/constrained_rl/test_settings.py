@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from constrained_rl.agent import ppo_lagrangian
 from constrained_rl.config import PPOConfig, RunConfig
 from constrained_rl.constraint_config import WindowConfig
 from constrained_rl.envs import BUILT_IN
@@ -47,6 +48,35 @@ def test_an_override_is_a_path_and_a_toml_value_or_else_a_string(text, tree):
 def test_what_is_no_override_is_refused_with_an_example(text):
     with pytest.raises(InputError, match=r"key\.path=value, e\.g\."):
         parse_override(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("learning_rate=1", "ppo.learning_rate or multiplier.learning_rate"),
+        ("num_envs=3", "env.num_envs or evaluation.num_envs"),  # and not env, which is near too
+        ("ppo.num_envs=3", "env.num_envs or evaluation.num_envs"),
+        ("learningrate=1", "ppo.learning_rate or multiplier.learning_rate"),
+        ("hiden=[3]", "network.hidden"),
+        ("decay=0.3", "constraint.estimator.decay"),
+        ("ppo.limit=3", "limit"),
+    ],
+)
+def test_a_key_in_the_wrong_section_is_shown_its_own(text, places):
+    key = text.partition("=")[0]
+    assert f"{key}: unknown key; did you mean {places}?" in problems(text)
+
+
+def test_a_near_key_of_the_section_comes_before_one_of_another():
+    assert "did you mean 'epochs'?" in problems("ppo.epoch=3")
+    assert "did you mean 'limit'?" in problems("limt=3")
+
+
+def test_python_is_told_how_a_nested_key_is_written():
+    said = r"learning_rate: unknown key; did you mean ppo\.learning_rate"
+    with pytest.raises(InputError, match=said) as error:
+        ppo_lagrangian("constrained_rl/Detour-v0", learning_rate=1e-3)
+    assert "a.b is written a={'b': …}" in str(error.value)
 
 
 def test_the_command_line_beats_the_file_and_the_file_the_preset(tmp_path):

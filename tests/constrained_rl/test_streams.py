@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Episodes, Rollout, Streams
-from constrained_rl.streams import corrected_costs, episode_ends, expected_change
+from constrained_rl.streams import corrected_costs, expected_change
 
 
 def window(cost, done, first, finished):
@@ -31,6 +31,7 @@ def window(cost, done, first, finished):
         exchangeable=True,
         first=torch.tensor([first]),
         ending=torch.tensor([done]).double(),
+        ends=torch.tensor([done]).double(),
     )
 
 
@@ -77,7 +78,7 @@ def test_a_known_chance_of_ending_counts_instead_of_its_draw():
     # Every decision costs 1 and ends the episode with ½, so V = 2 knows everything; that three
     # episodes of four ended by chance says nothing more.
     rollout = window([1, 1, 1, 1], [True, True, False, True], [True, True, True, False], 3)
-    rollout = replace(rollout, ending=torch.full((1, 4), 0.5))
+    rollout = replace(rollout, ends=torch.full((1, 4), 0.5))
     assert corrected(rollout, [2, 2, 2, 2, 2]).tolist() == [2]
     # V = 0 knows nothing: 4 paid over 4 · ½ expected ends
     assert corrected(rollout, [0, 0, 0, 0, 0]).tolist() == [2]
@@ -97,16 +98,9 @@ def test_a_collector_that_does_not_say_where_episodes_begin_is_refused():
 
 
 def test_an_environment_that_does_not_know_its_chance_of_ending_is_refused():
-    rollout = replace(window([1, 2], [False, True], [True, False], 1), ending=None)
+    rollout = replace(window([1, 2], [False, True], [True, False], 1), ends=None)
     with pytest.raises(InputError, match=r"corrected.*info\['termination'\].*corrected=false"):
         corrected(rollout, [0, 0, 0])
-
-
-def test_a_truncated_episode_ends_for_certain_a_terminated_one_by_its_chance():
-    rollout = window([1, 1], [True, True], [True, True], finished=2)
-    rollout = replace(rollout, ending=torch.full((1, 2), 0.25))
-    rollout.terminated[0, 1] = False
-    assert episode_ends(rollout).tolist() == [[0.25, 1]]
 
 
 def test_an_update_is_expected_to_change_costs_by_what_it_made_more_and_less_likely():
@@ -125,5 +119,5 @@ def test_an_update_is_expected_to_change_costs_by_what_it_made_more_and_less_lik
     # ((1.5 − 1) · 4 + (0.5 − 1) · (−2)) / 2 episodes
     assert expected_change(rollout, streams, logp, counted=9).tolist() == pytest.approx([1.5])
     # of ends that nobody knows, the mean over windows counts, and not the two of this one
-    unknown = replace(rollout, ending=None)
+    unknown = replace(rollout, ends=None)
     assert expected_change(unknown, streams, logp, counted=4).tolist() == pytest.approx([0.75])

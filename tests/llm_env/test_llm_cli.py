@@ -317,7 +317,7 @@ def test_without_a_gpu_cuda_is_refused_before_a_folder_exists(crl, tmp_path, mon
     code, out, errors = crl("llm", "compare", "--out", tmp_path / "new", "device=cuda")
     assert (code, out) == (2, "")
     assert errors.count("error:") == 1
-    assert "torch sees no GPU; use device=cpu or device=auto" in errors
+    assert "torch sees no GPU; use device=cpu or auto" in errors
     assert not (tmp_path / "new").exists()
 
 

@@ -6,13 +6,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from constrained_rl.checkpoint import checkpoints, load_state
+from constrained_rl.certificate import Request
+from constrained_rl.checkpoint import checkpoints, load_state, save_state
+from constrained_rl.devices import DeviceNotice
 from constrained_rl.errors import InputError, Notice
 from constrained_rl.logging import read_metrics
 from constrained_rl.settings import merge, validate
 from constrained_rl.stopping import Stopped
 from llm_env.scoring import ScoreModel
 from llm_env.training import run, starts
+from llm_env.training.certificate import certify_training
 from llm_env.training.config import TrainConfig
 from llm_env.training.evaluation import read_samples
 from llm_env.training.report import write_training_report
@@ -124,6 +127,33 @@ def test_a_run_killed_anywhere_continues_to_the_same_bits(models, finished, tmp_
     weights = [p / "policy" / "model.safetensors" for p in (folder, finished)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert not run.resume(folder)
+
+
+def test_a_run_of_a_gpu_continues_and_is_certified_where_there_is_none(
+    models, finished, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    folder = tmp_path / "moved"
+    shutil.copytree(finished, folder)
+    text = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(text.replace('device = "auto"', 'device = "cuda:1"'))
+    shutil.rmtree(folder / "policy")
+    shutil.rmtree(folder / "checkpoints" / "00000004")
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    state = load_state(checkpoint)
+    state["collector"]["sampler"] = torch.tensor([7] + [0] * 15, dtype=torch.uint8)
+    save_state(checkpoint, state)
+    with pytest.warns(DeviceNotice) as told:
+        assert run.resume(folder)
+    assert {str(notice.message)[:18] for notice in told} == {
+        "this was made with",
+        "the saved random n",
+    }
+    assert [row["iteration"] for row in learned(folder)] == [1, 2, 3, 4]
+    request = Request(seed=5, device="cpu")
+    prompts = tmp_path / "fresh.txt"
+    prompts.write_text("how are you\nwhat is that\n")
+    assert certify_training(folder, folder, request, prompts).certificate.bounds[0].n == 2
 
 
 @pytest.mark.parametrize("name", ["policy", "cost"])

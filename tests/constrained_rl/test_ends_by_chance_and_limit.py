@@ -1,0 +1,116 @@
+"""Episodes that end by a known chance or at a time limit: how many ends does a window expect?
+
+The chain: every step ends the episode with p = ¼ and the second one is the time limit's. Of 16
+episodes 4 end by chance at the first step, 3 draw their end at the second, 9 are only cut there.
+The script plays exactly these 16, so every mean over a window is the expectation itself:
+E[C] = 1 + ¾ · 2 = 2.5 for costs of 1 and 2.
+"""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from gymnasium.wrappers import TimeLimit
+
+from constrained_rl.logging import read_metrics
+from constrained_rl.streams import corrected_costs, expected_ends
+from llm_env import cli
+from tests.constrained_rl.helpers import vector
+from tests.constrained_rl.test_collectors import collector_of
+
+P = 0.25
+PLAYED = [1] * 4 + [2] * 12  # steps of each episode
+DRAWN = [True] * 4 + [True] * 3 + [False] * 9  # whether the last of them drew its end
+STEPS = sum(PLAYED) + len(PLAYED) - 1  # with the steps that only reset
+
+
+class Chain(gymnasium.Env):
+    """The 16 episodes, over and over. `ends`: how the time limit is reported."""
+
+    observation_space = Box(-1e3, 1e3, (2,), np.float32)
+    action_space = Discrete(2)
+    cost_names = ("risk",)
+
+    def __init__(self, ends="together"):
+        self.ends, self.episode = ends, -1
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode = 0 if seed is not None else (self.episode + 1) % len(PLAYED)
+        self.time = 0
+        return np.array([0, 0], np.float32), {}  # what is observed is the age alone
+
+    def step(self, action):
+        self.time += 1
+        drawn = self.time == PLAYED[self.episode] and DRAWN[self.episode]
+        limit = self.time == 2 and self.ends != "outside"
+        cut = limit and not (drawn and self.ends == "apart")
+        obs = np.array([0, self.time], np.float32)
+        return obs, 0.0, drawn, cut, {"cost": float(self.time), "termination": P}
+
+
+gymnasium.register("tests/Chain-v0", lambda **settings: Chain(**settings))
+
+
+def made(ends):
+    env = Chain(ends)
+    return TimeLimit(env, 2) if ends == "outside" else env
+
+
+CONVENTIONS = ["together", "apart", "outside"]
+
+
+@pytest.mark.parametrize("ends", CONVENTIONS)
+def test_a_window_of_whole_episodes_expects_as_many_ends_as_it_holds(ends):
+    rollout = collector_of(vector(made(ends)), STEPS, 1).collect()
+    assert len(rollout.episodes) == 16
+    assert float(rollout.ends[rollout.mask].sum()) == 16
+    assert float(rollout.ending[rollout.mask].sum()) == 28 * P  # of GAE: the draw alone
+
+
+@pytest.mark.parametrize("ends", CONVENTIONS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_corrected_cost_is_the_expected_one_whatever_the_critic_says(ends, seed):
+    rollout = collector_of(vector(made(ends)), STEPS, 1).collect()
+    value = np.random.default_rng(seed).normal(size=3) * 10  # of a state, by its age
+    age = rollout.obs[..., 1].long().numpy()
+    found = torch.from_numpy(np.stack([np.zeros(age.shape), value[age]], -1))
+    # by the enumeration: V(0) + Σ_t P(t is played) (c_t + P(it does not end) V(t + 1) − V(t))
+    by_hand = value[0] + (1 + (1 - P) * value[1] - value[0]) + (1 - P) * (2 - value[1])
+    assert by_hand == pytest.approx(2.5)
+    assert corrected_costs(rollout, rollout.cost, found).tolist() == pytest.approx([2.5])
+
+
+@pytest.mark.parametrize("ends", CONVENTIONS)
+def test_windows_that_cut_episodes_expect_their_ends_together(ends):
+    collector = collector_of(vector(made(ends)), (STEPS + 1) // 4, 1)  # 11 steps, then resets
+    rollouts = [collector.collect() for _ in range(8)]  # the script, with a last reset, twice
+    expected = [float(rollout.ends[rollout.mask].sum()) for rollout in rollouts[4:]]
+    assert sum(expected) == 16
+
+
+def test_flags_seen_together_are_remembered_by_a_saved_collector():
+    collector = collector_of(vector(made("together")), STEPS + 1, 1)
+    collector.collect()
+    copy = collector_of(vector(made("together")), STEPS + 1, 1)
+    copy.load_state_dict(collector.state_dict())
+    assert copy.state_dict()["together"] is True
+    chance, truncated = torch.full((1, 2), P), torch.tensor([[True, False]])
+    assert expected_ends(chance, truncated, together=True).tolist() == [[1, P]]
+    assert expected_ends(chance, truncated, together=False).tolist() == [[1 + P, P]]
+
+
+@pytest.mark.parametrize("ends", ["together", "apart"])
+def test_a_run_logs_the_true_cost_of_the_chain(ends, tmp_path, monkeypatch):
+    settings = ["env.id=tests.constrained_rl.test_ends_by_chance_and_limit:tests/Chain-v0"]
+    settings += ["limit=1", "constraint.corrected=true", f"env.kwargs.ends={ends}"]
+    settings += [f"ppo.horizon={STEPS}", f"total_steps={STEPS}", "env.num_envs=1"]
+    settings += ["ppo.epochs=1", "evaluation.every=0", "device=cpu"]
+    arguments = ["crl", "train", "--preset", "ppo_lagrangian", *settings, "--out"]
+    monkeypatch.setattr("sys.argv", [*arguments, str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    (row,) = read_metrics(tmp_path / "run/metrics.jsonl")
+    assert row["estimate/risk"] == pytest.approx(2.5, abs=1e-5)
