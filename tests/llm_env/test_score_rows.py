@@ -22,7 +22,7 @@ from llm_env.preferences import CostPair, RewardPair
 from llm_env.prompts import set_prompt_format, with_prompt_format
 from llm_env.score_formats import load_score_model, save_beaver
 from llm_env.score_functions import load_scores, load_text_scores
-from llm_env.score_rows import ReadAs, ReadingNotice, score_rows
+from llm_env.score_rows import ReadAs, ReadingNotice, note, score_rows
 from llm_env.score_sources import CostSource, ScoreSource
 from llm_env.score_training import ScoreConfig, label_pairs, score_accuracy, train_score_model
 from llm_env.scoring import ScoreModel, score_texts
@@ -214,17 +214,17 @@ def test_a_folder_of_an_earlier_version_is_read_at_its_eos_and_that_is_said(tmp_
     set_prompt_format(words, "template")
     model = score_model(words)
     model.save_pretrained(tmp_path, words)
-    about = tmp_path / "score_head.json"
-    old = {k: v for k, v in json.loads(about.read_text()).items() if k != "read_as"}
-    about.write_text(json.dumps(old))
+    config = tmp_path / "config.json"
+    old = {k: v for k, v in json.loads(config.read_text()).items() if k != "score_reads_as"}
+    config.write_text(json.dumps(old))
     with pytest.warns(ReadingNotice, match="read behind eos, as it was trained"):
         found = in_use(tmp_path, ASKED, SAID)
     same(found, read(model, chat_rows(words, END)))
     set_prompt_format(words, "plain")
     words.save_pretrained(tmp_path)
     in_use(tmp_path, ASKED, SAID)  # nothing moved, and nothing is said
-    about.write_text(json.dumps({**old, "read_as": {"form": "trl", "end": 1}}))
-    with pytest.raises(InputError, match=r"is damaged \(its score head says read_as = "):
+    config.write_text(json.dumps({**old, "score_reads_as": {"form": "trl", "end": 1}}))
+    with pytest.raises(InputError, match=r"says score_reads_as = .*no way to read"):
         in_use(tmp_path, ASKED, SAID)
 
 
@@ -420,6 +420,9 @@ def test_a_beaver_model_learns_from_the_texts_that_it_is_used_on(tmp_path):
     model = load_score_model(beaver(tmp_path / "before", words))
     pairs = [RewardPair(*one) for one in zip(ASKED, SAID, reversed(SAID), strict=True)][::2]
     config = ScoreConfig(batch_size=2, epochs=1)
+    data = label_pairs(model.backbone.config, words, pairs, "reward", config)
+    first = [words(paper(p.prompt, p.chosen))["input_ids"] for p in pairs]
+    assert [prompt + answer for prompt, answer in data.stores[0]] == first
     losses = train_score_model(model, words, pairs, "reward", config, torch.Generator())
     old = load_score_model(tmp_path / "before")
     chosen, rejected = (
@@ -511,6 +514,7 @@ def test_tokenizers_written_in_python():
     asked, _ = encode_prompts(words, ["hi"], 9)
     assert asked[0].tolist() == [byte + 3 for byte in b"hi"]
     config = trunk(tokenizer()).config
-    ((prompt, answer),) = score_rows(ReadAs("beaver"), words, config).pairs(["b</s>"], ["c</s>"])
+    note(config, ReadAs("beaver"))
+    ((prompt, answer),) = score_rows(words, config).pairs(["b</s>"], ["c</s>"])
     text = b"BEGINNING OF CONVERSATION: USER: b</s> ASSISTANT:c</s>"
     assert [*prompt, *answer] == [*(byte + 3 for byte in text), words.eos_token_id]
