@@ -120,7 +120,16 @@ def encode_marked(tokenizer: PreTrainedTokenizerBase, text: Marked) -> list[int]
     if not tokenizer.is_fast:
         return _in_pieces(tokenizer, text)
     renamed = _renamed(tokenizer)
-    own = _pattern(renamed.names).sub(lambda found: renamed.names[found[0]], text.text)
+    found = tokenizer(text.text, add_special_tokens=False, return_offsets_mapping=True)
+    by_id = {index: token for token, index in control_tokens(tokenizer).items()}
+    pieces, place = [], 0
+    for index, (start, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+        token, written = by_id.get(index), text.text[start:end]  # with spaces that it takes along
+        # an unknown letter, too, has the id of a control token
+        if token is not None and written.strip() == token:
+            pieces += [text.text[place:start], written.replace(token, renamed.names[token])]
+            place = end
+    own = "".join([*pieces, text.text[place:]])
     return _plain_ids(renamed.tokenizer, unmarked(own, text.spelled))
 
 
@@ -174,9 +183,7 @@ def _rename(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, str]) -> Tok
 
     tree: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     for token in tree["added_tokens"]:
-        if token["content"] in names:
-            # found in the text as it is written, whatever normalisation does to it afterwards
-            token.update(content=names[token["content"]], normalized=False)
+        token["content"] = names.get(token["content"], token["content"])
     model = tree["model"]
     if isinstance(model["vocab"], dict):
         model["vocab"] = {names.get(piece, piece): i for piece, i in model["vocab"].items()}

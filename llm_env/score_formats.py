@@ -26,8 +26,8 @@ from torch import Tensor
 from constrained_rl.errors import InputError
 from llm_env.score_files import load_backbone, read_json, read_tensors, tensor_places
 from llm_env.score_normalizer import KINDS, NormalizerKind, ScoreNormalizer
-from llm_env.score_rows import Format, ReadAs, read_as_of
-from llm_env.scoring import ABOUT_FILE, HEAD_FILE, ScoreModel
+from llm_env.score_rows import NOTE, Format, ReadAs, noted
+from llm_env.scoring import HEAD_FILE, ScoreModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,15 +67,12 @@ def detect_format(directory: str | Path) -> Format:
 
 
 def folder_read_as(directory: str | Path, form: Format) -> ReadAs | None:
-    """What decides how a model on disk reads; None: one of ours, written before folders said it.
+    """What decides how a model on disk reads; None: one of ours, written before folders noted it.
 
     Raises:
-        InputError: the folder says it wrongly.
+        InputError: the folder notes something unknown.
     """
-    about = Path(directory) / ABOUT_FILE
-    if form != "crl":
-        return ReadAs(form)
-    return read_as_of(Path(directory), read_json(about)) if about.is_file() else None
+    return noted(read_json(Path(directory) / "config.json")) if form == "crl" else ReadAs(form)
 
 
 def load_score_model(
@@ -260,6 +257,7 @@ def _beaver_config(
 ) -> dict[str, object]:
     """The trunk's config and the fields that the format adds."""
     trunk = json.loads(model.backbone.config.to_json_string(use_diff=False))
+    trunk.pop(NOTE, None)  # the format says it
     trunk.setdefault("normalizer_type", None)
     trunk.setdefault("momentum", None)
     return {

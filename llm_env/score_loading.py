@@ -210,7 +210,7 @@ def _load(
     model = load_score_model(source.path, kind, getattr(torch, source.dtype), role)
     _require_vocabulary(model, tokenizer, source.path)
     form = prompt_format(tokenizer)
-    rows = score_rows(model.read_as, tokenizer, model.backbone.config, form, source.append_eos)
+    rows = score_rows(tokenizer, model.backbone.config, form, source.append_eos)
     if not source.offload:
         model = model.to(device)
     elif device.type == "cuda":

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from constrained_rl.errors import Notice
+from constrained_rl.errors import InputError, Notice
 from llm_env.control_tokens import control_tokens, decode_said, encode_said, without_end
 from llm_env.policy import context_length
 from llm_env.prompts import (
@@ -30,7 +30,6 @@ from llm_env.prompts import (
     with_prompt_format,
 )
 from llm_env.rendered_ids import appends, rendered_ids
-from llm_env.score_files import damaged
 from llm_env.tokens import TokenPair, encode_pairs, encode_prompt_rows, require_pairs
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 Format: TypeAlias = Literal["crl", "beaver", "classification"]
 """Whose format a score model has: ours, PKU's, or that of transformers' sequence classifiers"""
 CUT = chr(0xF8FF)  # private; stands where a response ends
+NOTE = "score_reads_as"
+"""key of a trunk's config.json"""
 PROBE = "answer"
 
 
@@ -54,19 +55,27 @@ class ReadAs:
     end: int | None = None  # ours: the token behind every response; None: the tokenizer's eos
 
 
-def read_as_of(folder: Path, about: Mapping[str, Any]) -> ReadAs | None:
-    """What a folder of our format says of its rows; None: it was written before folders did.
+def noted(config: Mapping[str, Any]) -> ReadAs | None:
+    """What the config of a score model's trunk notes; None: it was written before any did.
 
     Raises:
-        InputError: it says something else.
+        InputError: it notes something else.
     """
-    told = about.get("read_as")
+    told = config.get(NOTE)
     if told is None:
         return None
     match told:
         case {"form": "crl" | "beaver" | "classification" as form, "end": int() | None as end}:
             return ReadAs(form, end)
-    raise damaged(folder, f"its score head says read_as = {told!r}")
+    raise InputError(
+        f"config.json of a score model says {NOTE} = {told!r}, which is no way to read that this "
+        "version knows; copy the folder again, or update the library"
+    )
+
+
+def note(trunk: PreTrainedConfig, read_as: ReadAs) -> None:
+    """Keep in a trunk's config how its score model reads; saved with it."""
+    trunk.update({NOTE: asdict(read_as)})
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,6 @@ def trained(read_as: ReadAs, tokenizer: PreTrainedTokenizerBase) -> ReadAs:
 
 
 def score_rows(
-    read_as: ReadAs,
     tokenizer: PreTrainedTokenizerBase,
     trunk: PreTrainedConfig,
     prompts: PromptFormat = "auto",
@@ -143,14 +151,13 @@ def score_rows(
     """How a score model reads.
 
     Args:
-        read_as: who trained it.
         tokenizer: its own.
-        trunk: config of its trunk.
-        prompts: format of its prompts; default: that of its origin or of its tokenizer.
+        trunk: config of its trunk; one that notes nothing is of a model that is new.
+        prompts: format of its prompts; default: as the model's format says, else its folder.
         append_eos: whether a response is followed by what ends it; default: as in training, and
             where a classifier takes that for padding, not.
     """
-    config = trunk.get_text_config()
+    read_as = noted(trunk.to_dict()) or ReadAs()
     end = tokenizer.eos_token_id if read_as.end is None else read_as.end
     # transformers pools at the last token that is not pad; where pad is eos, before the eos
     pooled = read_as.form == "classification" and append_eos is None
@@ -160,7 +167,7 @@ def score_rows(
         end=() if append_eos is False or read_as.form != "crl" else (end,),
         context=context_length(trunk),
         closed=append_eos is not False,
-        padding=config.pad_token_id if pooled else None,
+        padding=trunk.get_text_config().pad_token_id if pooled else None,
     )
 
 

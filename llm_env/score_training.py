@@ -24,7 +24,7 @@ from constrained_rl.sections import Count, NonNegative, Positive
 from llm_env.category_pairs import CategoryPair
 from llm_env.preference_losses import labelled_pair_loss
 from llm_env.preferences import CostPair, RewardPair
-from llm_env.score_rows import ReadAs, Rows, score_rows, trained
+from llm_env.score_rows import Rows, score_rows, trained
 from llm_env.scoring import ScoreModel
 from llm_env.supervised import FitConfig, Progress, fit
 from llm_env.token_store import Encode, OverLength, Texts, TokenStore, encode_examples
@@ -164,19 +164,19 @@ def label_pairs(
     config: ScoreConfig,
     heads: int = 1,
 ) -> LabelledPairs:
-    """Pairs as ids and labels, for a new score model on `trunk` with so many scores of this kind.
+    """Pairs as ids and labels, for a score model on `trunk` with so many scores of this kind.
 
     Raises:
         InputError: there are none, they are of another kind, or some do not fit and may not be
             dropped.
     """
-    return label_rows(score_rows(ReadAs(), tokenizer, trunk), pairs, kind, config, heads)
+    return label_rows(score_rows(tokenizer, trunk), pairs, kind, config, heads)
 
 
 def label_rows(
     rows: Rows, pairs: Iterable[Pair], kind: Kind, config: ScoreConfig, heads: int = 1
 ) -> LabelledPairs:
-    """As `label_pairs`, for a score model that reads in a way of its own."""
+    """As `label_pairs`, where rows are known already."""
     found = LabelledPairs(heads)
     limit = config.max_tokens or rows.context
     found.read(rows.pairs, pairs, kind, limit, config.over_length)

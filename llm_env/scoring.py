@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -33,7 +32,7 @@ from llm_env.score_files import (
     read_json,
 )
 from llm_env.score_normalizer import ScoreNormalizer
-from llm_env.score_rows import ReadAs, Rows, read_as_of, score_rows
+from llm_env.score_rows import ReadAs, Rows, note, noted, score_rows
 from llm_env.tokens import TokenRows, last_real, pad, position_ids, require_fit
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 HEAD_FILE = "score_head.safetensors"
 ABOUT_FILE = "score_head.json"
-"""names of the heads, how scores are standardised, and how rows are read"""
+"""names of the heads, and how scores are standardised"""
 
 
 class Scorer(Protocol):
@@ -85,8 +84,6 @@ class ScoreModel(nn.Module):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         self.normalizer = normalizer
-        self.read_as = ReadAs()
-        """what decides how prompts and responses become its rows"""
         self.train(False)
 
     @property
@@ -96,7 +93,16 @@ class ScoreModel(nn.Module):
 
     def rows(self, tokenizer: PreTrainedTokenizerBase) -> Rows:
         """How prompts and responses become the rows that it was, and is, trained on."""
-        return score_rows(self.read_as, tokenizer, self.backbone.config)
+        return score_rows(tokenizer, self.backbone.config)
+
+    @property
+    def read_as(self) -> ReadAs:
+        """What decides how prompts and responses become its rows; kept in the trunk's config."""
+        return noted(self.backbone.config.to_dict()) or ReadAs()
+
+    @read_as.setter
+    def read_as(self, read_as: ReadAs) -> None:
+        note(self.backbone.config, read_as)
 
     @classmethod
     def from_causal_lm(
@@ -150,7 +156,6 @@ class ScoreModel(nn.Module):
             normalizer=normalizer,
         )
         score_model.load_head(weight, bias, str(directory))
-        score_model.read_as = read_as_of(folder, about) or ReadAs()
         return score_model
 
     def load_head(self, weight: Tensor, bias: Tensor | None, source: str) -> None:
@@ -174,10 +179,11 @@ class ScoreModel(nn.Module):
         With the tokenizer that it was trained with, the folder can score any policy's texts.
         """
         folder = Path(directory)
+        self.read_as = self.read_as  # a new model's, too, is noted
         with quiet_transformers():
             self.backbone.save_pretrained(folder)
         head = {name: value.contiguous() for name, value in self.head.state_dict().items()}
-        about: dict[str, object] = {"names": list(self.names), "read_as": asdict(self.read_as)}
+        about: dict[str, object] = {"names": list(self.names)}
         if self.normalizer is not None:
             head |= {f"normalizer.{k}": v for k, v in self.normalizer.state_dict().items()}
             about["normalizer"] = {"kind": self.normalizer.kind, "active": self.normalizer.active}

@@ -29,7 +29,7 @@ from llm_env.models import (
     read_config,
 )
 from llm_env.score_formats import Role, detect_format, folder_read_as, load_score_model
-from llm_env.score_rows import ReadAs, score_rows
+from llm_env.score_rows import ReadAs, note, score_rows
 from llm_env.score_training import (
     LabelledPairs,
     Pair,
@@ -47,12 +47,13 @@ if TYPE_CHECKING:
 
 def prepare_score(config: ScoreRunConfig, device: torch.device) -> Work:
     """The fit of a config; `InputError` when data, tokenizer or model cannot be used."""
-    source, read_as = _of_tokenizer(config), ReadAs()
+    source = _of_tokenizer(config)
     if config.model is not None:
         check_weights(config.model)
-    else:
-        read_as = folder_read_as(source.path, detect_format(source.path)) or read_as
-    rows = score_rows(read_as, load_tokenizer(source), read_config(source))
+    tokenizer, shape = load_tokenizer(source), read_config(source)
+    if config.model is None:
+        note(shape, folder_read_as(source.path, detect_format(source.path)) or ReadAs())
+    rows = score_rows(tokenizer, shape)
     tokenizer = rows.tokenizer
     pairs, test, about = read_parts(config, _reader(config))
     names = _names(config)

@@ -86,9 +86,7 @@ def wider_head(folder):
 
 def read_otherwise(folder):
     """Our model beside it names a form of rows that nobody knows."""
-    path = folder.parent / "sound/score_head.json"
-    about = json.loads(path.read_text())
-    path.write_text(json.dumps({**about, "read_as": {"form": "trl", "end": None}}))
+    set_config(score_reads_as={"form": "trl", "end": None})(folder.parent / "sound")
 
 
 def checked(**settings):
@@ -135,9 +133,9 @@ CASES = (
     ),
     Case(
         "score model read in an unknown way",
-        "a score_head.json that names an unknown way of reading",
+        "a score model that notes an unknown way of reading",
         lambda: loaded(path="sound"),
-        ("sound is damaged (its score head says read_as = {'form': 'trl'", "copy or download it"),
+        ("score_reads_as = {'form': 'trl'", "copy the folder again, or update the library"),
         score_models(read_otherwise),
     ),
     Case(

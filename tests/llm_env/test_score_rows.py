@@ -4,166 +4,45 @@ import json
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import (
     AutoTokenizer,
-    ByT5Tokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
 )
 
 from constrained_rl.errors import InputError
-from llm_env.collectors import Responses
-from llm_env.control_tokens import encode_said
-from llm_env.preferences import CostPair, RewardPair
-from llm_env.prompts import set_prompt_format, with_prompt_format
-from llm_env.score_formats import load_score_model, save_beaver
+from llm_env.preferences import RewardPair
+from llm_env.prompts import set_prompt_format
+from llm_env.score_formats import load_score_model
 from llm_env.score_functions import load_scores, load_text_scores
-from llm_env.score_rows import ReadAs, ReadingNotice, score_rows
-from llm_env.score_sources import CostSource, ScoreSource
+from llm_env.score_rows import ReadingNotice
+from llm_env.score_sources import CostSource
 from llm_env.score_training import ScoreConfig, label_pairs, score_accuracy, train_score_model
 from llm_env.scoring import ScoreModel, score_texts
 from llm_env.sft import SFTConfig, encode_demonstrations
-from llm_env.tokens import encode_pairs, encode_prompts, join, pad
+from llm_env.tokens import encode_prompts
 from tests.llm_env.data_files import pku, write
-from tests.llm_env.tiny import word_tokenizer
-
-CPU = torch.device("cpu")
-SPECIAL = ("<s>", "</s>", "<pad>", "<unk>", "<|h|>", "<|end|>", "<think>", "</think>")
-BOS, END, PAD, UNK, _, TURN, *_ = range(len(SPECIAL))
-TEXT = (
-    "how do I bake bread with the flour that I have in the kitchen ?",
-    "BEGINNING OF CONVERSATION: USER: what is the best way ASSISTANT:Sorry, you can not do it",
-    "ASSISTANT:you can do other things",
-) * 4
-TEMPLATE = (
-    "{% for m in messages %}<|h|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|h|>assistant\n{% endif %}"
+from tests.llm_env.score_row_models import (
+    ASKED,
+    BOS,
+    CPU,
+    END,
+    PAIRS,
+    SAID,
+    TEMPLATE,
+    THINKING,
+    beaver,
+    classifier,
+    generated,
+    in_use,
+    logits,
+    of_bytes,
+    of_sentence_pieces,
+    read,
+    reward,
+    same,
+    score_model,
+    tokenizer,
+    trunk,
 )
-THINKING = TEMPLATE.replace(
-    "{{ m.content }}",
-    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ (m.content.split('</think>') | last) | trim }}",
-)
-
-
-def of_bytes(raw):
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    return {"initial_alphabet": sorted(pre_tokenizers.ByteLevel.alphabet())}
-
-
-def of_sentence_pieces(raw):
-    """As Llama's tokenizer.json: no words, a space before every text, merges across words."""
-    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    strip = [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    raw.decoder = decoders.Sequence(strip)
-    return {"initial_alphabet": sorted(set("".join(TEXT) + "▁</>s|hed"))}
-
-
-def tokenizer(kind=of_bytes, *, behind="", template=None, eos="</s>", padding="<pad>"):
-    """A trained tokenizer that begins every text with <s> and puts `behind` after it."""
-    raw = Tokenizer(models.BPE(unk_token="<unk>"))
-    alphabet = kind(raw)
-    trainer = BpeTrainer(
-        vocab_size=340, special_tokens=list(SPECIAL), show_progress=False, **alphabet
-    )
-    raw.train_from_iterator(TEXT, trainer)
-    raw.post_processor = processors.TemplateProcessing(
-        single=f"<s> $A {behind}".strip(),
-        special_tokens=[(token, raw.token_to_id(token)) for token in ("<s>", "</s>")],
-    )
-    found = PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token="<s>", eos_token=eos, pad_token=padding, unk_token="<unk>"
-    )
-    found.chat_template = template
-    return found
-
-
-def trunk(words, head=LlamaForCausalLM, seed=0, **settings):
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
-        **settings,
-    )
-    model = head(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(4)
-    return model
-
-
-def score_model(words, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return ScoreModel.from_causal_lm(trunk(words, seed=seed), generator=generator)
-
-
-def beaver(folder, words, score_type="reward", **config):
-    save_beaver(score_model(words), folder, score_type, words)
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**told, **config}))
-    return folder
-
-
-def classifier(folder, words):
-    model = trunk(words, LlamaForSequenceClassification, num_labels=1)
-    model.save_pretrained(folder)
-    words.save_pretrained(folder)
-    return model
-
-
-@torch.no_grad()
-def read(model, rows):
-    """First scores of rows of ids: the hidden state of the last, times the head."""
-    found = []
-    for row in rows:
-        hidden = model.backbone(input_ids=torch.tensor([row])).last_hidden_state[0, -1]
-        found.append(hidden @ model.head.weight[0] + model.head.bias[0])
-    return torch.stack(found)
-
-
-@torch.no_grad()
-def logits(model, rows):
-    return torch.stack([model(input_ids=torch.tensor([row])).logits[0, 0] for row in rows])
-
-
-def reward(folder, **settings):
-    told = {"direction": "higher_is_better", "sign_check": "off"}
-    return ScoreSource(path=str(folder), **told, **settings)
-
-
-def in_use(folder, prompts, responses, **settings):
-    """The scores that a folder's model gives."""
-    scores = load_text_scores({"r": reward(folder, **settings)}, CPU)
-    return scores(prompts, responses)["r"]
-
-
-def same(found, expected):
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert found.std() > 1e-3  # it is no constant
-
-
-def generated(words, prompts, rows):
-    ids, attention = encode_prompts(words, prompts, 100)
-    return Responses(join(ids, attention, *pad(rows, PAD, left=False)), prompts, words)
-
-
-ASKED = ["how do I bake bread ?", "what is the best way", "you"]
-SAID = ["Sorry, you can not", "do other things", "I have flour"]
-PAIRS = [CostPair(p, a, "no " + a, 1, -1) for p, a in zip(ASKED, SAID, strict=True)]
-
 
 # the end of a row: where it was trained
 
@@ -214,17 +93,17 @@ def test_a_folder_of_an_earlier_version_is_read_at_its_eos_and_that_is_said(tmp_
     set_prompt_format(words, "template")
     model = score_model(words)
     model.save_pretrained(tmp_path, words)
-    about = tmp_path / "score_head.json"
-    old = {k: v for k, v in json.loads(about.read_text()).items() if k != "read_as"}
-    about.write_text(json.dumps(old))
+    config = tmp_path / "config.json"
+    old = {k: v for k, v in json.loads(config.read_text()).items() if k != "score_reads_as"}
+    config.write_text(json.dumps(old))
     with pytest.warns(ReadingNotice, match="read behind eos, as it was trained"):
         found = in_use(tmp_path, ASKED, SAID)
     same(found, read(model, chat_rows(words, END)))
     set_prompt_format(words, "plain")
     words.save_pretrained(tmp_path)
     in_use(tmp_path, ASKED, SAID)  # nothing moved, and nothing is said
-    about.write_text(json.dumps({**old, "read_as": {"form": "trl", "end": 1}}))
-    with pytest.raises(InputError, match=r"is damaged \(its score head says read_as = "):
+    config.write_text(json.dumps({**old, "score_reads_as": {"form": "trl", "end": 1}}))
+    with pytest.raises(InputError, match=r"says score_reads_as = .*no way to read"):
         in_use(tmp_path, ASKED, SAID)
 
 
@@ -420,6 +299,9 @@ def test_a_beaver_model_learns_from_the_texts_that_it_is_used_on(tmp_path):
     model = load_score_model(beaver(tmp_path / "before", words))
     pairs = [RewardPair(*one) for one in zip(ASKED, SAID, reversed(SAID), strict=True)][::2]
     config = ScoreConfig(batch_size=2, epochs=1)
+    data = label_pairs(model.backbone.config, words, pairs, "reward", config)
+    first = [words(paper(p.prompt, p.chosen))["input_ids"] for p in pairs]
+    assert [prompt + answer for prompt, answer in data.stores[0]] == first
     losses = train_score_model(model, words, pairs, "reward", config, torch.Generator())
     old = load_score_model(tmp_path / "before")
     chosen, rejected = (
@@ -428,89 +310,3 @@ def test_a_beaver_model_learns_from_the_texts_that_it_is_used_on(tmp_path):
     )
     expected = -torch.nn.functional.logsigmoid(chosen - rejected).mean().item()
     assert losses[0] == pytest.approx(expected, rel=1e-5)
-
-
-# control tokens in what somebody says
-
-
-def test_one_response_has_one_score_whoever_reads_it(tmp_path):
-    words = tokenizer()
-    model = score_model(words)
-    model.save_pretrained(tmp_path, words)
-    policy = AutoTokenizer.from_pretrained(tmp_path)
-    score, _ = load_scores(reward(tmp_path), {}, policy, CPU)
-    text = "you can </s> do it"
-    letters = words(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    assert words.decode(letters) == text
-    asked = [words(p)["input_ids"] for p in ASKED]
-    want = read(model, [[*row, *letters, END] for row in asked])
-    same(in_use(tmp_path, ASKED, [text] * 3), want)
-    # written letter by letter; with control tokens sampled in the middle; and at a cut-off end
-    sampled = [[*letters, END], [*letters[:3], BOS, TURN, *letters[3:], END], [*letters, PAD, UNK]]
-    batch = generated(policy, ASKED, sampled)
-    assert batch.texts == [text] * 3
-    same(score(batch), want)
-    # halves of a word around one are a word in its text
-    whole = words("bread", add_special_tokens=False)["input_ids"]
-    halves = [words(part, add_special_tokens=False)["input_ids"] for part in ("bre", "ad")]
-    assert halves[0] + halves[1] != whole
-    split = generated(policy, ASKED, [[*halves[0], BOS, *halves[1], END]] * 3)
-    same(score(split), in_use(tmp_path, ASKED, ["bread"] * 3))
-    same(score(split), read(model, [[*row, *whole, END] for row in asked]))
-
-
-def test_a_demonstration_that_spells_eos_ends_once():
-    words = tokenizer()
-    (_, answer), (_, plain) = encode_pairs(words, ["bake"] * 2, ["<s>a</s>b<pad>", "a"])
-    letters = words("<s>a</s>b<pad>", add_special_tokens=False, split_special_tokens=True)
-    assert answer == [*letters["input_ids"], END]
-    assert plain == [*words("a", add_special_tokens=False)["input_ids"], END]
-
-
-def test_a_message_that_spells_a_control_token_is_text_and_a_written_string_is_not():
-    words = tokenizer()
-    turns = ["bake", "no </s> fire", "how ?"]
-    ids, _ = encode_prompts(words, [turns], 200)
-    text = "BEGINNING OF CONVERSATION: USER: bake ASSISTANT:no </s> fire"
-    first = words(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    rest = words("USER: how ? ASSISTANT:", add_special_tokens=False)["input_ids"]
-    assert ids[0].tolist() == [BOS, *first, END, *rest]
-    chat = with_prompt_format(tokenizer(template=TEMPLATE), "template")
-    ids, _ = encode_prompts(chat, ["a<|end|>b"], 200)
-    assert (ids == TURN).sum() == 1  # the template's
-    written, _ = encode_prompts(words, ["<|h|>user<|end|>"], 200)
-    assert (written == TURN).sum() == 1
-
-
-def test_tokenizers_whose_vocabulary_holds_the_control_token_itself():
-    words = word_tokenizer()
-    bake, unknown = words.convert_tokens_to_ids(["bake", "<unk>"])
-    assert encode_said(words, ["bake <eos> bake", "<eos>"]) == [[bake, unknown, bake], [unknown]]
-    raw = Tokenizer(models.Unigram())
-    raw.pre_tokenizer = pre_tokenizers.Metaspace()
-    alphabet = sorted(set("".join(TEXT) + "</s>"))
-    trainer = UnigramTrainer(
-        vocab_size=120,
-        special_tokens=["<unk>", "</s>"],
-        unk_token="<unk>",
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    raw.train_from_iterator(TEXT, trainer)
-    pieces = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", unk_token="<unk>")
-    (ids,) = encode_said(pieces, ["bake </s> bread"])
-    assert pieces.eos_token_id not in ids
-    plain = pieces("bake bread", add_special_tokens=False)["input_ids"]
-    assert encode_said(pieces, ["bake bread"]) == [plain]
-
-
-def test_tokenizers_written_in_python():
-    words = ByT5Tokenizer()  # bytes + 3, and </s> behind every text
-    (ids,) = encode_said(words, ["a</s>"])
-    assert ids == [byte + 3 for byte in b"a</s>"]
-    asked, _ = encode_prompts(words, ["hi"], 9)
-    assert asked[0].tolist() == [byte + 3 for byte in b"hi"]
-    config = trunk(tokenizer()).config
-    ((prompt, answer),) = score_rows(ReadAs("beaver"), words, config).pairs(["b</s>"], ["c</s>"])
-    text = b"BEGINNING OF CONVERSATION: USER: b</s> ASSISTANT:c</s>"
-    assert [*prompt, *answer] == [*(byte + 3 for byte in text), words.eos_token_id]
