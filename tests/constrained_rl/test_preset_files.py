@@ -94,7 +94,7 @@ def test_an_override_names_another_problem_than_the_file(tmp_path, monkeypatch):
 
 def test_the_two_lines_of_the_readme_train(crl, write, tmp_path):
     file = write("ppo_lagrangian")
-    steps = ("total_steps=256", "env.num_envs=4", "ppo.horizon=32", "device=cpu")
+    steps = ("total_steps=256", "env.num_envs=4", "ppo.horizon=64", "device=cpu")
     quick = ("evaluation.every=0", f"env.id={HAZARD}", *steps)
     code, _, err = crl("train", file, *quick, "--out", tmp_path / "a")
     assert (code, err) == (0, "")

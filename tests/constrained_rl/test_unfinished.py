@@ -22,8 +22,8 @@ def limited(steps, ends=10**6):
     return lambda: gymnasium.wrappers.TimeLimit(walk(ends)(), steps)
 
 
-gymnasium.register("tests/Long-v0", walk(40))
-gymnasium.register("tests/Limited-v0", walk(10**6), max_episode_steps=120)
+gymnasium.register("tests/LongWalk-v0", walk(40))
+gymnasium.register("tests/LimitedWalk-v0", walk(10**6), max_episode_steps=120)
 gymnasium.register("tests/Early-v0", walk(96), max_episode_steps=120)
 
 
@@ -73,7 +73,7 @@ def test_an_unconstrained_run_is_told_too():
 
 
 def test_a_run_of_a_folder_is_told(tmp_path):
-    config = config_of("tests/Long-v0", iterations=4, total_steps=4 * 8 * 16)
+    config = config_of("tests/LongWalk-v0", iterations=4, total_steps=4 * 8 * 16)
     found = said(lambda: run.start(config, tmp_path / "run"))
     assert ["8 steps" in found[0], "32 steps" in found[1]] == [True, True]
     assert "the environment has no time limit" in found[0]
@@ -81,7 +81,7 @@ def test_a_run_of_a_folder_is_told(tmp_path):
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_a_run_that_ends_before_the_time_limit_is_stopped_early(tmp_path, vectorization):
-    env = {"id": "tests/Limited-v0", "num_envs": 2, "vectorization": vectorization}
+    env = {"id": "tests/LimitedWalk-v0", "num_envs": 2, "vectorization": vectorization}
     config = config_of(env=env, total_steps=14 * 8 * 2)  # 112 steps each, 120 are needed
     expected = r"112 steps.*after 120.*first 104 steps.*total_steps=240.*env.num_envs=2"
     with pytest.raises(InputError, match=expected):
@@ -99,7 +99,7 @@ def test_a_run_whose_environment_ends_its_episodes_itself_goes_on(tmp_path):
 
 
 def test_a_short_trial_is_not_stopped(tmp_path):
-    config = config_of("tests/Limited-v0", iterations=4)
+    config = config_of("tests/LimitedWalk-v0", iterations=4)
     (text,) = said(lambda: run.start(config, tmp_path / "run"))
     assert "in the 32 steps" in text
     assert "the time limit is 120" in text
