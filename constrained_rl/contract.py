@@ -78,7 +78,7 @@ def check_repeats(first: Played, second: Played) -> Finding:
         [as_array(obs) if isinstance(obs, Tensor) else obs for obs in played.observations()]
         for played in (first, second)
     ]
-    if data_equivalence(*seen):
+    if data_equivalence(seen[0], seen[1]):
         return Finding("ok", check, "the same under the same seed and actions")
     return Finding(
         "warning",

@@ -235,7 +235,16 @@ def nothing(self, *, seed=None, options=None):
     self.time = 0
 
 
-OLD = [(no_seed, "takes no seed"), (alone, "the pair"), (nothing, "returned None.*the pair")]
+def needy(self, seed, options=None):
+    return Walk.reset(self, seed=seed)
+
+
+OLD = [
+    (needy, "without arguments"),
+    (no_seed, "takes no seed"),
+    (alone, "the pair"),
+    (nothing, "returned None.*the pair"),
+]
 
 
 @pytest.mark.parametrize(("reset", "message"), OLD)
@@ -251,11 +260,17 @@ def test_a_reset_of_the_old_form_is_explained(reset, message, wrap):
         trained(limited)
 
 
+def test_a_reset_that_cannot_do_without_a_seed_is_explained_when_the_next_episode_begins():
+    with pytest.raises(InputError, match="cannot be called without arguments"):
+        trained(with_reset(needy))
+
+
 @pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv])
-@pytest.mark.parametrize("reset", [no_seed, alone, nothing])
+@pytest.mark.parametrize("reset", [no_seed, alone, nothing, needy])
 def test_a_given_vector_environment_with_an_old_reset_too(reset, vector):
-    with pytest.raises(InputError, match=r"takes no seed|reset returns \(observation, info\)"):
-        tiny("ppo_lagrangian", vector([with_reset(reset)] * 2), 1.0)
+    message = r"takes no seed|without arguments|reset returns \(observation, info\)"
+    with pytest.raises(InputError, match=message):
+        tiny("ppo_lagrangian", vector([with_reset(reset)] * 2), 1.0).train(64)
 
 
 def test_options_that_nobody_gives_need_not_be_taken():
