@@ -46,7 +46,7 @@ from constrained_rl.registered import recipe_of
 from constrained_rl.sections import Limit
 from constrained_rl.seeds import evaluation_seed
 from constrained_rl.settings import merge, read_run_config, validate
-from constrained_rl.spaces import observations_of
+from constrained_rl.spaces import observations_of, require_like
 from constrained_rl.streams import stream_names
 from constrained_rl.unfinished import warn_without_episodes
 from constrained_rl.weight_average import WeightAverage
@@ -204,7 +204,9 @@ class Agent:
                 "can be made; pass env=… to evaluate on, or build the agent from an id or a factory"
             )
         section = self.config.env.model_copy(update={"num_envs": num_envs})
-        return make_environments(source, self.config.model_copy(update={"env": section}))
+        envs = make_environments(source, self.config.model_copy(update={"env": section}))
+        require_like(envs, self.envs)
+        return envs
 
     def save(self, folder: str | Path) -> None:
         """Write config and full training state to a new or existing folder, atomically."""

@@ -120,13 +120,15 @@ def reset_pair(env: Any, given: Mapping[str, Any]) -> tuple[Any, Mapping[str, An
 
 
 def require_known_arguments(error: Exception, subject: str) -> None:
-    """Explain a `reset` that does not take `seed` or `options`."""
-    unknown = re.search(r"got an unexpected keyword argument '(seed|options)'", str(error))
-    if unknown:
+    """Explain a `reset` that does not take `seed` or `options`, or cannot do without."""
+    said = str(error)
+    unknown = re.search(r"got an unexpected keyword argument '(seed|options)'", said)
+    needed = re.search(r"reset\(\) missing \d+ required .*argument", said)
+    if unknown or needed:
+        wrong = f"takes no {unknown[1]}" if unknown else "cannot be called without arguments"
         raise InputError(
-            f"reset of {subject} takes no {unknown[1]} ({error}), as in Gym before 0.26; write it "
-            f"as {SIGNATURE} and draws its random numbers from self.np_random after "
-            "super().reset(seed=seed)"
+            f"reset of {subject} {wrong} ({error}); write it as {SIGNATURE} and draws its random "
+            "numbers from self.np_random after super().reset(seed=seed)"
         ) from error
 
 

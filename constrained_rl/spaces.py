@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from constrained_rl.errors import InputError, short
@@ -114,3 +115,18 @@ def observations_of(
     require_categories(array, space)
     single = array.shape == shape
     return (array[None] if single else array), single
+
+
+def require_like(envs: VectorEnv[Any, Any, Any], trained: VectorEnv[Any, Any, Any]) -> None:
+    """Refuse environments whose observations or actions a policy of `trained` cannot read or do."""
+    pairs = {
+        "observations": (envs.single_observation_space, trained.single_observation_space),
+        "actions": (envs.single_action_space, trained.single_action_space),
+    }
+    for name, (found, expected) in pairs.items():
+        boxes = isinstance(found, spaces.Box) and isinstance(expected, spaces.Box)
+        if found.shape != expected.shape if boxes else found != expected:
+            raise InputError(
+                f"the {name} of {envs} are {found}, but the policy was trained on {expected}; "
+                "give an environment of the same spaces, with the same wrappers"
+            )

@@ -235,7 +235,11 @@ def nothing(self, *, seed=None, options=None):
     self.time = 0
 
 
-OLD = [(no_seed, "takes no seed"), (alone, "the pair"), (nothing, "returned None.*the pair")]
+OLD = [
+    (no_seed, "takes no seed"),
+    (alone, "the pair"),
+    (nothing, "returned None.*the pair"),
+]
 
 
 @pytest.mark.parametrize(("reset", "message"), OLD)
@@ -251,11 +255,24 @@ def test_a_reset_of_the_old_form_is_explained(reset, message, wrap):
         trained(limited)
 
 
+class Needy(Walk):
+    def reset(self, seed, options=None):
+        return super().reset(seed=seed)
+
+
+def test_a_reset_that_cannot_do_without_a_seed_is_explained_when_the_next_episode_begins():
+    with pytest.raises(InputError, match="cannot be called without arguments"):
+        trained(Needy)
+    with pytest.raises(InputError, match="cannot be called without arguments"):
+        tiny("ppo_lagrangian", SyncVectorEnv([Needy]), 1.0).train(64)
+
+
 @pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv])
 @pytest.mark.parametrize("reset", [no_seed, alone, nothing])
 def test_a_given_vector_environment_with_an_old_reset_too(reset, vector):
-    with pytest.raises(InputError, match=r"takes no seed|reset returns \(observation, info\)"):
-        tiny("ppo_lagrangian", vector([with_reset(reset)] * 2), 1.0)
+    message = r"takes no seed|reset returns \(observation, info\)"
+    with pytest.raises(InputError, match=message):
+        tiny("ppo_lagrangian", vector([with_reset(reset)] * 2), 1.0).train(64)
 
 
 def test_options_that_nobody_gives_need_not_be_taken():

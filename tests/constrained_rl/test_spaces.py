@@ -79,6 +79,36 @@ def test_an_agent_says_so_and_so_does_a_loaded_one(tmp_path):
     assert np.array_equal(agent.predict(obs.tolist()), agent.predict(torch.from_numpy(obs)))
 
 
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ("constrained_rl/PointHazard-v0", r"observations of .* are Box.*trained on Box.*\(2,\)"),
+        (lambda: seeing(Discrete(2)), r"observations of .* are Discrete\(2\)"),
+        (lambda: acting(Discrete(3)), r"actions of .* are Discrete\(3\).*trained on Discrete\(2\)"),
+        (lambda: acting(Discrete(2, start=1)), r"actions of .* are Discrete\(2, start=1\)"),
+    ],
+)
+def test_a_policy_is_evaluated_on_the_spaces_that_it_was_trained_on(env, message, tmp_path):
+    agent = tiny("ppo", Walk)
+    agent.save(tmp_path / "agent")
+    for one in (agent, crl.load(tmp_path / "agent", env=Walk)):
+        with pytest.raises(InputError, match=message):
+            one.evaluate(4, env=env)
+    assert len(agent.evaluate(4, env=lambda: Walk(3))) == 4
+
+
+def acting(space):
+    env = Walk()
+    env.action_space = space
+    return env
+
+
+def seeing(space):
+    env = Walk()
+    env.observation_space = space
+    return env
+
+
 # Action boxes
 
 LARGEST = float(np.finfo(np.float32).max)
