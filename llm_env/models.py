@@ -19,6 +19,7 @@ from llm_env.generation import generate
 from llm_env.policy import forward_parameters, position_argument, response_logp
 from llm_env.prompts import PromptFormat, set_prompt_format
 from llm_env.recompute import recompute_activations
+from llm_env.response_ends import keep_end_ids
 from llm_env.score_files import damaged, load_whole, quiet_transformers, read_json, tensor_places
 from llm_env.tokens import check_tokenizer, join, position_ids
 
@@ -58,7 +59,8 @@ class ModelSource(Section):
     chat template; template: all by the chat template; beaver: all as the Safe RLHF models were
     trained (BEGINNING OF CONVERSATION: USER: … ASSISTANT:); plain: strings as they are"""
     eos_token: str | None = None
-    """token that ends a response, as "<end_of_turn>" of chat models; default: the tokenizer's"""
+    """token that ends a response, as "<end_of_turn>" of chat models; default: the tokenizer's. What
+    generation_config.json lists ends one too, and what is trained is saved with all of them"""
     lora: LoRAConfig | None = None
     """train adapters and keep the weights; the KL reference is the adapter switched off"""
 
@@ -89,6 +91,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     if source.eos_token is not None:
         _set_eos(tokenizer, source.eos_token)
     check_tokenizer(tokenizer)
+    keep_end_ids(tokenizer, Path(source.path), config)
     _require_rows(tokenizer, config, source.path)
     if source.prompt_format != "auto":
         set_prompt_format(tokenizer, source.prompt_format)

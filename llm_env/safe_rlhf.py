@@ -31,6 +31,7 @@ from llm_env.policy import CausalLMPolicy, prompt_room, response_logp
 from llm_env.preferences import PreferenceRow, cost_pairs, reward_pairs
 from llm_env.prompts import Prompt
 from llm_env.ptx import PTX
+from llm_env.response_ends import Reading, end_ids
 from llm_env.score_norm import ScoreNorm
 from llm_env.score_training import ScoreConfig, train_score_model
 from llm_env.scoring import ScoreModel, TokenCritic
@@ -116,6 +117,7 @@ def respond(
     generator = torch.Generator(model.device).manual_seed(seed)
     texts: list[str] = []
     finished: list[bool] = []
+    ends, reading = end_ids(tokenizer, model), Reading.by(tokenizer)
     for start in range(0, len(ids), batch):
         part = slice(start, start + batch)
         found = generate(
@@ -123,11 +125,12 @@ def respond(
             ids[part],
             attention[part],
             max_new_tokens=max_new_tokens,
-            eos_id=tokenizer.eos_token_id,
+            eos_id=ends,
             generator=generator,
             greedy=greedy,
         )
-        texts += decode_responses(tokenizer, found.response, found.mask)
+        read = reading(found.response, found.mask, found.finished)
+        texts += decode_responses(tokenizer, *read)
         finished += found.finished.tolist()
     return texts, finished
 
@@ -231,6 +234,16 @@ def frozen_reference(model: PreTrainedModel) -> Reference:
     return lambda rows, _: response_logp(model, rows)
 
 
+def require_rows(policy: int, critic: int) -> None:
+    """`InputError` where a policy can write ids for which its critic's embedding has no row."""
+    if critic < policy:
+        raise InputError(
+            f"the policy's embedding has {policy} rows, that of the critic's trunk {critic}: the "
+            f"policy could write ids that the critic cannot read; use critic.trunk = 'policy', or "
+            f"save the trunk with as many rows: trunk.resize_token_embeddings({policy})"
+        )
+
+
 def token_parts(
     models: Models, task: Task, config: AlignConfig, seed: int, engines: Engines | None = None
 ) -> Parts:
@@ -239,6 +252,9 @@ def token_parts(
     Where an engine spreads weights over ranks, a copy of the policy acts, and is `parts.policy`.
     """
     engines = engines or Engines()
+    if models.critic is not None:
+        trunks = (models.policy.model, models.critic.model.backbone)
+        require_rows(*(len(trunk.get_input_embeddings().weight) for trunk in trunks))
     if engines.sharded and not all(p.requires_grad for p in models.policy.parameters()):
         raise InputError(
             "distributed.zero=3 takes weights apart, but the policy's frozen weights are those of "

@@ -24,6 +24,7 @@ from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
 from llm_env.policy import context_length, forward_parameters, position_argument
 from llm_env.prompts import Prompt
+from llm_env.response_ends import state_eos
 from llm_env.score_files import (
     UNREADABLE,
     damaged,
@@ -165,6 +166,8 @@ class ScoreModel(nn.Module):
         With the tokenizer that it was trained with, the folder can score any policy's texts.
         """
         folder = Path(directory)
+        if tokenizer is not None:
+            state_eos(self.backbone.config, tokenizer)
         with quiet_transformers():
             self.backbone.save_pretrained(folder)
         head = {name: value.contiguous() for name, value in self.head.state_dict().items()}

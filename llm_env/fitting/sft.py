@@ -13,6 +13,7 @@ from llm_env.fitting.config import SFTRunConfig
 from llm_env.fitting.work import Work, read_parts
 from llm_env.lora import merge_for_export, with_lora
 from llm_env.models import check_weights, load_causal_lm, load_tokenizer, read_config
+from llm_env.response_ends import save_model
 from llm_env.sft import encode_demonstrations, held_out_loss, train_sft
 from llm_env.supervised import Progress
 
@@ -42,7 +43,6 @@ def prepare_sft(config: SFTRunConfig, device: torch.device) -> Work:
 
     def save(folder: Path) -> None:
         merged = model if config.model.lora is None else merge_for_export(model)
-        merged.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save_model(merged, tokenizer, folder)
 
     return Work(f"SFT of {Path(config.model.path).name}", about, train, measure, save)

@@ -28,7 +28,7 @@ from llm_env.models import (
 from llm_env.policy import prompt_room
 from llm_env.prompt_lengths import prompts_within
 from llm_env.prompts import Prompt
-from llm_env.safe_rlhf import Task, token_parts
+from llm_env.safe_rlhf import Task, require_rows, token_parts
 from llm_env.score_functions import load_scores
 from llm_env.training.config import DistributedConfig, TrainConfig
 from llm_env.training.evaluation import HeldOut
@@ -97,6 +97,8 @@ def check_trunk(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> None
     source = trunk_source(config)
     if source is None:
         return
+    configs = (read_config(config.policy), read_config(source))
+    require_rows(*(c.get_text_config(decoder=True).vocab_size for c in configs))
     if config.critic.trunk == "reward" and config.reward.tokenizer is not None:
         if config.reward.tokenizer == "policy":
             return

@@ -1,5 +1,7 @@
 """Bad configs, models and data of `crl llm train` and `plan`."""
 
+from transformers import AutoModelForCausalLM
+
 from llm_env.models import ModelSource, load_causal_lm
 from tests.bad_input.case import Case
 from tests.bad_input.project import (
@@ -25,6 +27,13 @@ def plan(*arguments):
 
 
 IDENTITY = "align.constraint.transform=identity"
+
+
+def padded(folder):
+    """A change: the policy's embedding has more rows than its tokenizer has tokens."""
+    model = AutoModelForCausalLM.from_pretrained(folder / "policy")
+    model.resize_token_embeddings(384, mean_resizing=False)
+    model.save_pretrained(folder / "policy")
 
 
 def without(text):
@@ -165,6 +174,17 @@ MODELS = (
         train("critic.trunk=other"),
         ("the weights in other do not have the shapes", "not (320, 32)"),
         project(family("other"), json_fields("other/config.json", hidden_size=32)),
+    ),
+    Case(
+        "trunk of fewer rows",
+        "a critic's trunk whose embedding lacks rows of the policy's",
+        train("critic.trunk=reward"),
+        (
+            "the policy's embedding has 384 rows, that of the critic's trunk 320",
+            "critic.trunk = 'policy', or save the trunk",
+            "trunk.resize_token_embeddings(384)",
+        ),
+        project(padded),
     ),
     Case(
         "trunk of a shorter context",
