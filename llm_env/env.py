@@ -32,7 +32,7 @@ from llm_env.collectors import Responses, Score, finite_scores
 from llm_env.passes import ShuffledPasses
 from llm_env.policy import prompt_room
 from llm_env.prompts import Prompt
-from llm_env.response_ends import Reading, end_ids, listed
+from llm_env.response_ends import Reading, end_ids, ends_of
 from llm_env.tokens import check_tokenizer, encode_prompts, join
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class TokenEnv(VectorEnv[Tensor, Tensor | Array, Tensor]):
         known = len(tokenizer) if config is None else config.get_text_config().vocab_size
         self._vocabulary = self._checked_vocabulary(known)
         self._reading = Reading.by(tokenizer)
-        ends = {*end_ids(tokenizer), *listed(None if config is None else config.eos_token_id)}
+        ends = {*end_ids(tokenizer), *([] if config is None else ends_of(config))}
         self._ends = torch.tensor(sorted(ends), device=self.device)
         self._width = ids.shape[1] + max_new_tokens  # L
         high = np.array([[known - 1], [1]]).repeat(self._width, 1)

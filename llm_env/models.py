@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from constrained_rl.errors import InputError
+from constrained_rl.costs import short
+from constrained_rl.errors import InputError, NonFiniteError
 from constrained_rl.sections import Count, Positive, Section
 from llm_env.generation import generate
 from llm_env.policy import forward_parameters, position_argument, response_logp
 from llm_env.prompts import PromptFormat, set_prompt_format
+from llm_env.reached import freeze_unreached
 from llm_env.recompute import recompute_activations
 from llm_env.response_ends import keep_end_ids
 from llm_env.score_files import damaged, load_whole, quiet_transformers, read_json, tensor_places
@@ -40,7 +42,8 @@ class LoRAConfig(Section):
     alpha: Positive = 32.0
     """the update is scaled by alpha / rank"""
     targets: str | tuple[str, ...] = "all-linear"
-    """names of the linear layers that get one"""
+    """names of the linear layers that get one, a regular expression of their full names, or
+    "all-linear". Fused experts and routers of mixture-of-experts models keep their weights"""
 
 
 class ModelSource(Section):
@@ -115,8 +118,18 @@ def load_causal_lm(source: ModelSource, device: torch.device) -> PreTrainedModel
     )
     model = model.to(device).eval()
     _probe(model, source.path)
+    freeze_unreached(model)
     if source.gradient_checkpointing:
         recompute_activations(model)
+    return model
+
+
+def outline(source: ModelSource) -> PreTrainedModel:
+    """The model's layers by their names, from config.json alone: no weights, no memory."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"), quiet_transformers():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(read_config(source))
     return model
 
 
@@ -234,6 +247,21 @@ def _probe(model: PreTrainedModel, folder: str) -> None:
     after (1, 2), and the third makes it one place to the right. Then two tokens are decoded after
     two of these prompts: their log-probabilities are those of a forward of the whole.
     """
+    try:
+        wrong = _faults(model, folder)
+    except (InputError, NonFiniteError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a family's own code makes of a cache or a mask
+        wrong = [f"reading and decoding raise {type(error).__name__}: {short(str(error))}"]
+    if wrong:
+        raise InputError(
+            f"{folder} holds a {type(model).__name__}, in which {' and '.join(wrong)}; expected a "
+            "decoder-only transformer, as Llama, Qwen or Gemma"
+        )
+
+
+def _faults(model: PreTrainedModel, folder: str) -> list[str]:
+    """What the probe finds wrong, in words."""
     ids = torch.tensor([[1, 2, 3], [1, 2, 0], [0, 1, 2]], device=model.device)
     attention = torch.ones_like(ids, dtype=torch.bool)
     attention[2, 0] = False
@@ -254,11 +282,7 @@ def _probe(model: PreTrainedModel, folder: str) -> None:
         wrong.append("padding on the left moves a prediction")
     if not wrong and not _decodes(model, ids[1:], attention[1:]):
         wrong.append("decoding token by token differs from reading the whole")
-    if wrong:
-        raise InputError(
-            f"{folder} holds a {type(model).__name__}, in which {' and '.join(wrong)}; expected a "
-            "decoder-only transformer, as Llama, Qwen or Gemma"
-        )
+    return wrong
 
 
 def _decodes(model: PreTrainedModel, ids: Tensor, attention: Tensor) -> bool:

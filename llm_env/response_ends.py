@@ -43,17 +43,19 @@ def listed(ids: int | Iterable[int] | None) -> list[int]:
     return [int(i) for i in many if int(i) >= 0]
 
 
+def ends_of(config: PreTrainedConfig) -> list[int]:
+    """End ids of a model that has no other generation settings than its config."""
+    from transformers import GenerationConfig
+
+    return listed(GenerationConfig.from_model_config(config).eos_token_id)
+
+
 def keep_end_ids(
     tokenizer: PreTrainedTokenizerBase, folder: Path, config: PreTrainedConfig
 ) -> None:
     """Keep the end ids of a model's folder with its tokenizer, in place of what it kept before."""
-    from transformers import GenerationConfig
-
     path = folder / "generation_config.json"
-    if path.is_file():
-        ids = listed(read_json(path).get("eos_token_id"))
-    else:
-        ids = listed(GenerationConfig.from_model_config(config).eos_token_id)
+    ids = listed(read_json(path).get("eos_token_id")) if path.is_file() else ends_of(config)
     tokenizer.init_kwargs.pop(KEPT, None)
     if set(ids) - {tokenizer.eos_token_id}:
         tokenizer.init_kwargs[KEPT] = ids
@@ -73,8 +75,10 @@ def save_model(
 
 def state_eos(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write the tokenizer's eos into a model's config, unless that lists it already."""
-    for part in {id(c): c for c in (config, config.get_text_config(decoder=True))}.values():
-        if tokenizer.eos_token_id not in listed(part.eos_token_id):
+    # beside an image encoder: the whole's and the text's, of which one may have no such key
+    for part in (config, config.get_text_config(decoder=True)):
+        keys = part.to_dict()
+        if "eos_token_id" in keys and tokenizer.eos_token_id not in listed(keys["eos_token_id"]):
             part.eos_token_id = tokenizer.eos_token_id
 
 

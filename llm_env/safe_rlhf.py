@@ -27,10 +27,11 @@ from llm_env.collectors import Score, TokenCollector, by_model
 from llm_env.config import AlignConfig
 from llm_env.divided_generation import Division
 from llm_env.generation import generate
-from llm_env.policy import CausalLMPolicy, prompt_room, response_logp
+from llm_env.policy import CausalLMPolicy, prompt_room, response_logp, trunk_of
 from llm_env.preferences import PreferenceRow, cost_pairs, reward_pairs
 from llm_env.prompts import Prompt
 from llm_env.ptx import PTX
+from llm_env.reached import freeze_unreached
 from llm_env.response_ends import Reading, end_ids
 from llm_env.score_norm import ScoreNorm
 from llm_env.score_training import ScoreConfig, train_score_model
@@ -216,7 +217,7 @@ def alignment(
     """
     task = Task(tokenizer, prompts, reward, costs, demonstrations)
     heads = len(stream_names(task.constraints(config), config.ppo))
-    trunk = model.base_model if critic_trunk is None else critic_trunk
+    trunk = trunk_of(model) if critic_trunk is None else critic_trunk
     model.eval()  # dropout in the reference alone would be paid for as KL
     critic = None
     if config.ppo.advantage == "gae":
@@ -252,10 +253,13 @@ def token_parts(
     Where an engine spreads weights over ranks, a copy of the policy acts, and is `parts.policy`.
     """
     engines = engines or Engines()
+    freeze_unreached(models.policy.model)
     if models.critic is not None:
-        trunks = (models.policy.model, models.critic.model.backbone)
-        require_rows(*(len(trunk.get_input_embeddings().weight) for trunk in trunks))
-    if engines.sharded and not all(p.requires_grad for p in models.policy.parameters()):
+        trunk = models.critic.model.backbone
+        require_rows(*(len(m.get_input_embeddings().weight) for m in (models.policy.model, trunk)))
+        freeze_unreached(trunk)
+    embedding = models.policy.model.get_input_embeddings().weight
+    if engines.sharded and not embedding.requires_grad:
         raise InputError(
             "distributed.zero=3 takes weights apart, but the policy's frozen weights are those of "
             "its reference too; with adapters set distributed.zero to 2 or less: frozen weights "

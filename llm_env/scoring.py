@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from constrained_rl.checkpoint import write_text
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
-from llm_env.policy import context_length, forward_parameters, position_argument
+from llm_env.policy import context_length, forward_parameters, position_argument, trunk_of
 from llm_env.prompts import Prompt
 from llm_env.response_ends import state_eos
 from llm_env.score_files import (
@@ -105,7 +105,7 @@ class ScoreModel(nn.Module):
         The head starts at 0 (a critic that begins without an opinion), or normal with standard
         deviation 1/√(width + 1), so that fresh scores are of order one.
         """
-        score_model = cls(copy.deepcopy(model.base_model), heads)
+        score_model = cls(copy.deepcopy(trunk_of(model)), heads)
         if not zero_init:
             weight = score_model.head.weight
             device = torch.device("cpu") if generator is None else generator.device
