@@ -15,7 +15,7 @@ import copy
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
@@ -176,11 +176,15 @@ def targeted(model: PreTrainedModel, config: LoRAConfig) -> list[str]:
     return [name for name in layers if name in chosen]
 
 
-def check_lora(source: ModelSource, config: LoRAConfig | None) -> None:
-    """`InputError` where a model cannot have these adapters; before its weights are read."""
+def check_lora(
+    source: ModelSource,
+    config: LoRAConfig | None,
+    part: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model,
+) -> None:
+    """`InputError` where a model, or its part, cannot have adapters; before weights are read."""
     if config is not None:
         require_peft()
-        targeted(outline(source), config)
+        targeted(part(outline(source)), config)
 
 
 def _each(targets: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from llm_env.score_reading import Reader, end_tokens, load_tokenizer_of
 from llm_env.score_sources import ScoreSource
 from llm_env.scoring import ScoreModel
 from llm_env.sign_check import Direction, check_sign, enforce, sign_pairs
+from llm_env.tokens import encode_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -143,15 +144,38 @@ def _prepare(
         remote = _remote(source.url, group)
         return lambda: remote
     assert source.path is not None
-    folder = Path(source.path)
-    kind = detect_format(folder) if source.format == "auto" else source.format
+    folder, kind = Path(source.path), _kind(source)
     if not folder.is_dir():
         detect_format(folder)  # says so
-    own = _tokenizer(source, folder, tokenizer)
-    own = with_prompt_format(own, _prompt_format(source, kind, own))
+    own = own_tokenizer(source, tokenizer)
     roles = {item.role for item in group}
     role = group[0].role if len(roles) == 1 else None  # None: as the model's config says
     return lambda: _load(source, kind, role, own, device)
+
+
+def own_tokenizer(
+    source: ScoreSource, policy: PreTrainedTokenizerBase | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a score model on disk, in the format that the model wants of prompts."""
+    assert source.path is not None
+    own = _tokenizer(source, Path(source.path), policy)
+    return with_prompt_format(own, _prompt_format(source, _kind(source), own))
+
+
+def _kind(source: ScoreSource) -> Format:
+    """The format of a source's folder."""
+    return detect_format(str(source.path)) if source.format == "auto" else source.format
+
+
+def frame_lengths(
+    source: ScoreSource, own: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
+) -> list[tuple[int, int]]:
+    """Tokens of each prompt, and of what ends a response to it, as a score model reads them."""
+    # a classifier may read no end, where that is its padding
+    without = source.append_eos is False or _kind(source) == "classification"
+    end = 0 if without else len(end_tokens(own))
+    pairs = encode_pairs(own, prompts, [""] * len(prompts))
+    return [(len(prompt), end) for prompt, _ in pairs]
 
 
 def _remote(url: str, group: Sequence[Wanted]) -> RemoteScores:

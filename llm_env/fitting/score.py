@@ -20,7 +20,7 @@ from llm_env.data_sources import (
 )
 from llm_env.fitting.config import ScoreRunConfig
 from llm_env.fitting.work import Work, read_parts
-from llm_env.lora import merge_for_export, with_lora
+from llm_env.lora import check_lora, merge_for_export, with_lora
 from llm_env.models import (
     ModelSource,
     check_weights,
@@ -28,6 +28,7 @@ from llm_env.models import (
     load_tokenizer,
     read_config,
 )
+from llm_env.policy import trunk_of
 from llm_env.score_formats import load_score_model
 from llm_env.score_training import (
     LabelledPairs,
@@ -49,6 +50,7 @@ def prepare_score(config: ScoreRunConfig, device: torch.device) -> Work:
     source = _of_tokenizer(config)
     if config.model is not None:
         check_weights(config.model)
+        check_lora(config.model, config.model.lora, trunk_of)
     tokenizer, shape = load_tokenizer(source), read_config(source)
     pairs, test, about = read_parts(config, _reader(config))
     names = _names(config)

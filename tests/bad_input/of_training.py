@@ -252,6 +252,48 @@ SETTINGS = (
         project(),
     ),
     Case(
+        "adapters of no layer",
+        "adapters beside layers that the model does not have",
+        train('policy.lora.targets=["q_proj","c_attn"]'),
+        ("lora.targets is ('q_proj', 'c_attn'), but 'c_attn' fits no linear layer", "q_proj, up"),
+        project(),
+    ),
+    Case(
+        "adapters of no layer of the critic",
+        "a critic's adapters beside layers that its trunk does not have",
+        train("critic.lora.targets=lm_head"),
+        ("but 'lm_head' fits no linear layer of LlamaModel; give 'all-linear' or names among",),
+        project(),
+    ),
+    Case(
+        "reward of a shorter context",
+        "a reward model that sees fewer tokens than prompt and response have",
+        train("align.max_new_tokens=12"),
+        (
+            "reward (reward) sees 16 tokens",
+            "a response up to 12, its end 1",
+            "leave no room; lower",
+        ),
+        project(json_fields("reward/config.json", max_position_embeddings=16)),
+    ),
+    Case(
+        "held-out prompts beyond a cost",
+        "a held-out prompt that a cost model cannot see with its response",
+        train("evaluation.prompts=[{path='held_out.txt'}]", "align.max_new_tokens=8"),
+        ("costs.harm (cost) sees 64 tokens", 'costs.harm.too_long = "cut_prompt"'),
+        project(
+            json_fields("cost/config.json", max_position_embeddings=64),
+            written("held_out.txt", "hello\n" + "a " * 40 + "\n"),
+        ),
+    ),
+    Case(
+        "training where nothing can be made",
+        "an output folder of a training where the system lets nobody make one",
+        (*TRAINED, "--out", "/proc/run"),
+        ("/proc/run cannot be made or written into", "choose another --out"),
+        project(gone("policy/model.safetensors")),
+    ),
+    Case(
         "adapters without peft",
         "adapters without peft",
         train("policy.lora.rank=2"),
@@ -368,6 +410,13 @@ PLAN = (
         plan("--memory", "-1"),
         ("--memory is -1 GiB, expected more than 0",),
         project(),
+    ),
+    Case(
+        "plan of a reward of a shorter context",
+        "a plan of a reward model that sees too few tokens",
+        plan("align.max_new_tokens=16"),
+        ("reward (reward) sees 16 tokens",),
+        project(json_fields("reward/config.json", max_position_embeddings=16)),
     ),
     Case(
         "plan over the context",

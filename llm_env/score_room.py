@@ -1,0 +1,99 @@
+"""Do score models see enough tokens for the prompts and the longest response?
+
+    prompt in the model's own format + max_new_tokens + what ends a response ≤ its context
+
+Known before any weights are read, so it is said then, and not when the first long response comes.
+A model of other tokens than the policy's may need more or fewer for the same response: there only
+what cannot fit is refused, and what may not fit is told.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from constrained_rl.errors import InputError, Notice
+from llm_env.policy import context_length
+from llm_env.prompts import Prompt
+from llm_env.score_files import UNREADABLE, damaged, quiet_transformers
+from llm_env.score_loading import frame_lengths, own_tokenizer
+from llm_env.score_reading import same_tokens
+from llm_env.score_sources import ScoreSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHUNK = 256  # prompts tokenized together
+
+
+def require_room(
+    sources: Mapping[str, ScoreSource],
+    policy: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+) -> None:
+    """`InputError` where a score model cannot see a prompt and the longest response to it.
+
+    Args:
+        sources: scores by the names of their settings, as "reward" or "costs.harm".
+        policy: tokenizer of the model that responds.
+        prompts: all that will be asked.
+        max_new_tokens: longest response.
+    """
+    for name, source in sources.items():
+        context = None if source.path is None else _context(Path(source.path))
+        if context is not None:
+            _require(name, source, context, policy, prompts, max_new_tokens)
+
+
+def _require(
+    name: str,
+    source: ScoreSource,
+    context: int,
+    policy: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    longest: int,
+) -> None:
+    own = own_tokenizer(source, policy)
+    chunks = (prompts[start : start + CHUNK] for start in range(0, len(prompts), CHUNK))
+    lengths = [length for chunk in chunks for length in frame_lengths(source, own, chunk)]
+    cut = source.too_long == "cut_prompt"  # then one token of the prompt is enough
+    least = [(1 if cut else prompt) + end for prompt, end in lengths]
+    same = same_tokens(policy, own)
+    over = sum(row + (longest if same else 1) > context for row in least)
+    place = max(range(len(least)), key=least.__getitem__)
+    asked, end = lengths[place]
+    found = (
+        f"{name} ({source.path}) sees {context} tokens; the prompt {prompts[place]!r:.60} has "
+        f"{asked} there, a response up to {longest}, its end {end}"
+    )
+    helps = not cut and 1 + end + longest <= context
+    setting = f', or set {name}.too_long = "cut_prompt"' if helps else ""
+    advice = f"lower max_new_tokens, shorten such prompts{setting}"
+    if over:
+        raise InputError(f"{found}: {over} of {len(least)} prompts leave no room; {advice}")
+    if not same and least[place] + longest > context:
+        warnings.warn(
+            f"{found} in the policy's tokens, which are others: where it needs as many, the run "
+            f"stops there; {advice}",
+            Notice,
+            stacklevel=3,
+        )
+
+
+def _context(folder: Path) -> int | None:
+    """Tokens that a score model sees; None where its family has no limit."""
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        return None  # said when it is loaded
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except UNREADABLE as error:
+        raise damaged(folder, error) from error
+    return context_length(config)
