@@ -21,7 +21,7 @@ from constrained_rl.rollout import Episodes, Rollout
 from llm_env.divided_generation import Division, gather_generation, generate_own
 from llm_env.generation import Generation
 from llm_env.passes import ShuffledPasses
-from llm_env.policy import CausalLMPolicy, prompt_room
+from llm_env.policy import CausalLMPolicy, context_length, prompt_room
 from llm_env.prompts import Prompt
 from llm_env.response_ends import Reading, end_ids
 from llm_env.score_norm import ScoreNorm
@@ -56,7 +56,19 @@ Score: TypeAlias = Callable[[Responses], Tensor]
 
 def by_model(model: ScoreModel) -> Score:
     """Score by a model that shares the policy's tokenizer."""
-    return lambda responses: model_scores(model, responses.rows)
+    context = context_length(model.backbone.config)
+
+    def score(responses: Responses) -> Tensor:
+        longest = int(responses.rows.attention.sum(1).max())
+        if context is not None and longest > context:
+            raise InputError(
+                f"a score model sees {context} tokens, but a prompt and its response have "
+                f"{longest}; shorten max_new_tokens or the prompts, or score by a model that sees "
+                "more"
+            )
+        return model_scores(model, responses.rows)
+
+    return score
 
 
 def by_text(scorer: Scorer) -> Score:

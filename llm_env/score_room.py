@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,50 +29,46 @@ if TYPE_CHECKING:
 CHUNK = 256  # prompts tokenized together
 
 
-def require_room(
-    sources: Mapping[str, ScoreSource],
-    policy: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    max_new_tokens: int,
-) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """What a policy will be asked, and how long it may answer."""
+
+    policy: PreTrainedTokenizerBase
+    prompts: Sequence[Prompt]
+    max_new_tokens: int
+
+
+def require_room(sources: Mapping[str, ScoreSource], asked: Asked, settable: bool = True) -> None:
     """`InputError` where a score model cannot see a prompt and the longest response to it.
 
     Args:
         sources: scores by the names of their settings, as "reward" or "costs.harm".
-        policy: tokenizer of the model that responds.
-        prompts: all that will be asked.
-        max_new_tokens: longest response.
+        asked: all that they will score.
+        settable: whether these settings can be written where the scores are named.
     """
     for name, source in sources.items():
         context = None if source.path is None else _context(Path(source.path))
         if context is not None:
-            _require(name, source, context, policy, prompts, max_new_tokens)
+            advice = f'set {name}.too_long = "cut_prompt"' if settable else ""
+            _require(f"{name} ({source.path})", source, context, asked, advice)
 
 
-def _require(
-    name: str,
-    source: ScoreSource,
-    context: int,
-    policy: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    longest: int,
-) -> None:
-    own = own_tokenizer(source, policy)
+def _require(name: str, source: ScoreSource, context: int, asked: Asked, setting: str) -> None:
+    prompts, longest, own = asked.prompts, asked.max_new_tokens, own_tokenizer(source, asked.policy)
     chunks = (prompts[start : start + CHUNK] for start in range(0, len(prompts), CHUNK))
     lengths = [length for chunk in chunks for length in frame_lengths(source, own, chunk)]
     cut = source.too_long == "cut_prompt"  # then one token of the prompt is enough
     least = [(1 if cut else prompt) + end for prompt, end in lengths]
-    same = same_tokens(policy, own)
+    same = same_tokens(asked.policy, own)
     over = sum(row + (longest if same else 1) > context for row in least)
     place = max(range(len(least)), key=least.__getitem__)
-    asked, end = lengths[place]
+    tokens, end = lengths[place]
     found = (
-        f"{name} ({source.path}) sees {context} tokens; the prompt {prompts[place]!r:.60} has "
-        f"{asked} there, a response up to {longest}, its end {end}"
+        f"{name} sees {context} tokens; the prompt {prompts[place]!r:.60} has {tokens} there, a "
+        f"response up to {longest}, its end {end}"
     )
-    helps = not cut and 1 + end + longest <= context
-    setting = f', or set {name}.too_long = "cut_prompt"' if helps else ""
-    advice = f"lower max_new_tokens, shorten such prompts{setting}"
+    helps = setting and not cut and 1 + end + longest <= context
+    advice = "lower max_new_tokens, shorten such prompts" + (f", or {setting}" if helps else "")
     if over:
         raise InputError(f"{found}: {over} of {len(least)} prompts leave no room; {advice}")
     if not same and least[place] + longest > context:

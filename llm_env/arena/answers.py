@@ -135,18 +135,30 @@ def answer(
     return keep_rows(path, len(prompts), decoding.batch, make), key
 
 
-@torch.no_grad()
-def reference_logp(
-    reference: Answering, model: Answering, rows: Sequence[Row], key: str, batch: int, folder: Path
-) -> list[float]:
-    """Log π_ref of each answer; the two models must share their tokenizer."""
-    if reference is model:
-        return [row["logp"] for row in rows]
+def require_comparable(reference: Answering, model: Answering) -> None:
+    """`InputError` unless the reference knows every token that the model can write."""
     if reference.vocabulary != model.vocabulary:
         raise InputError(
             f"KL of {model.name} to {reference.name} is undefined: their tokenizers differ; drop "
             "--reference, or compare models of one family"
         )
+    rows = [x.config.get_text_config(decoder=True).vocab_size for x in (model, reference)]
+    if rows[1] < rows[0]:
+        raise InputError(
+            f"KL of {model.name} to {reference.name} is undefined: the embedding of "
+            f"{model.name} has {rows[0]} rows, that of {reference.name} {rows[1]}, so that it "
+            f"could write ids which the reference cannot read; drop --reference, or save the "
+            f"reference with as many rows: model.resize_token_embeddings({rows[0]})"
+        )
+
+
+@torch.no_grad()
+def reference_logp(
+    reference: Answering, model: Answering, rows: Sequence[Row], key: str, batch: int, folder: Path
+) -> list[float]:
+    """Log π_ref of each answer; the two models are comparable."""
+    if reference is model:
+        return [row["logp"] for row in rows]
 
     def make(part: slice) -> list[Row]:
         tokens = token_rows(reference.tokenizer, rows[part]).to(reference.model.device)

@@ -23,12 +23,20 @@ from constrained_rl.errors import InputError
 from constrained_rl.provenance import write_provenance
 from constrained_rl.run import require_place
 from constrained_rl.settings import to_toml
-from llm_env.arena.answers import Answering, Decoding, Mode, answer, open_model, reference_logp
+from llm_env.arena.answers import (
+    Answering,
+    Decoding,
+    Mode,
+    answer,
+    open_model,
+    reference_logp,
+    require_comparable,
+)
 from llm_env.arena.cache import Row, digest
 from llm_env.arena.config import ArenaConfig
 from llm_env.arena.judging import Answer, Judge, Scores, known, score_answers
 from llm_env.arena.questions import Question, fitting, is_world, read_questions
-from llm_env.score_room import require_room
+from llm_env.score_room import Asked, require_room
 from llm_env.score_sources import ScoreSource
 from llm_env.stages import results_json
 
@@ -95,7 +103,10 @@ def collect_answers(config: ArenaConfig, folder: Path, say: Say, pairwise: bool 
         check_arena(config, gold)
     prompts = [question.prompt for question in questions]
     for model in models.values():
-        require_room(score_settings(config), model.tokenizer, prompts, config.max_new_tokens)
+        asking = Asked(model.tokenizer, prompts, config.max_new_tokens)
+        require_room(score_settings(config), asking)
+        if config.reference is not None:
+            require_comparable(models[config.reference], model)
     scores_of = load_scores(config, models, device)
     begin(config, folder)
     pieces = _generate(config, models, questions, folder, say)

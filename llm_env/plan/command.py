@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from constrained_rl.errors import InputError
+from llm_env import score_room
 from llm_env.data_sources import read_prompts
 from llm_env.models import load_tokenizer, read_config
 from llm_env.plan.advice import advise
@@ -17,7 +18,6 @@ from llm_env.plan.plan import Machine, make_plan
 from llm_env.plan.table import as_json, print_plan
 from llm_env.plan.tracer import Tracer
 from llm_env.policy import prompt_room
-from llm_env.score_room import require_room
 from llm_env.tokens import encode_prompts
 from llm_env.training.build import score_settings
 from llm_env.training.config import TrainConfig
@@ -80,5 +80,6 @@ def longest_prompt(config: TrainConfig) -> int:
     room = prompt_room(read_config(config.policy), config.align.max_new_tokens)
     prompts = read_prompts(config.prompts)
     _, attention = encode_prompts(tokenizer, prompts, room)
-    require_room(score_settings(config), tokenizer, prompts, config.align.max_new_tokens)
+    asked = score_room.Asked(tokenizer, prompts, config.align.max_new_tokens)
+    score_room.require_room(score_settings(config), asked)
     return int(attention.sum(1, dtype=torch.long).max())

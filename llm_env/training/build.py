@@ -32,7 +32,7 @@ from llm_env.prompt_lengths import prompts_within
 from llm_env.prompts import Prompt
 from llm_env.safe_rlhf import Task, require_rows, token_parts
 from llm_env.score_functions import load_scores
-from llm_env.score_room import require_room
+from llm_env.score_room import Asked, require_room
 from llm_env.score_sources import ScoreSource
 from llm_env.training.config import DistributedConfig, TrainConfig
 from llm_env.training.evaluation import HeldOut
@@ -59,8 +59,8 @@ def build_task(config: TrainConfig, device: torch.device, others: Others = no_ot
     demonstrations = read_demonstrations(config.demonstrations) if config.demonstrations else ()
     # what is known from headers and tokenizers is said before the weights of any model are read
     check_adapters(config)
-    asked = [*prompts, *others(tokenizer)]
-    require_room(score_settings(config), tokenizer, asked, config.align.max_new_tokens)
+    asked = Asked(tokenizer, [*prompts, *others(tokenizer)], config.align.max_new_tokens)
+    require_room(score_settings(config), asked)
     reward, costs = load_scores(config.reward, config.costs, tokenizer, device)
     return Task(tokenizer, prompts, reward, costs, demonstrations)
 

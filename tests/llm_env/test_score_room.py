@@ -5,14 +5,20 @@ import shutil
 import warnings
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from constrained_rl.errors import InputError, Notice
 from llm_env import score_files
+from llm_env.collectors import TokenCollector, by_model
 from llm_env.models import ModelSource, load_tokenizer
-from llm_env.score_room import require_room
+from llm_env.policy import CausalLMPolicy
+from llm_env.score_room import Asked, require_room
 from llm_env.score_sources import ScoreSource
+from llm_env.scoring import ScoreModel
 from tests.bad_input.project import json_fields, project
 from tests.llm_env.families import family_tokenizer
+from tests.llm_env.tiny import causal_lm, word_tokenizer
 
 ASKED = ("--prompts", "prompts.txt", "--reward", "reward")
 
@@ -33,7 +39,7 @@ def room(prompts, longest, **settings):
     policy = load_tokenizer(ModelSource(path="policy"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        require_room({"reward": source(**settings)}, policy, prompts, longest)
+        require_room({"reward": source(**settings)}, Asked(policy, prompts, longest))
 
 
 def test_a_row_may_fill_the_context_to_its_last_token(home):
@@ -125,3 +131,47 @@ def test_a_certificate_on_longer_prompts_is_refused_before_they_are_answered(hom
     code, _, errors = crl("certify", "again", "--prompts", "long.txt")
     assert code == 2
     assert "costs.harm (cost) sees 64 tokens; the prompt 'a a a" in " ".join(errors.split())
+
+
+def test_a_calibration_says_it_before_weights_are_read(home, crl, monkeypatch):
+    json_fields("cost/config.json", max_position_embeddings=16)(home)
+    unread(monkeypatch)
+    own = ("--cost-model", "cost", "--data", "pairs.jsonl", "--model", "policy")
+    code, _, errors = crl(
+        "llm", "calibrate", *own, "--prompts", "prompts.txt", "--max-new-tokens", "12"
+    )
+    assert code == 2
+    assert "--cost-model (cost) sees 16 tokens" in " ".join(errors.split())
+    assert "too_long" not in errors
+
+
+def test_a_score_model_in_memory_does_not_read_beyond_its_context():
+    # rotary positions have no end: it would read on, with numbers that nobody has trained
+    model = ScoreModel.from_causal_lm(causal_lm(seed=1), generator=torch.Generator())
+    model.backbone.config.max_position_embeddings = 6
+    score, policy = by_model(model), CausalLMPolicy(causal_lm(scale=1.0))
+    for longest, fits in ((5, True), (6, False)):
+        collector = TokenCollector(
+            policy, word_tokenizer(), ["cat"], score, {}, 16, longest, seed=0
+        )
+        if fits:
+            collector.collect()
+            continue
+        with pytest.raises(
+            InputError, match=r"sees 6 tokens, but a prompt and its response have 7"
+        ):
+            collector.collect()
+
+
+def test_a_reference_without_the_rows_of_a_model_is_refused_before_it_answers(home, crl):
+    shutil.copytree("policy", "wide")
+    model = AutoModelForCausalLM.from_pretrained("wide")
+    model.resize_token_embeddings(384, mean_resizing=False)
+    model.save_pretrained("wide")
+    told = ("--prompts", "prompts.txt", "--reference", "base", "max_new_tokens=3")
+    code, _, errors = crl("llm", "evaluate", "base=policy", "wide=wide", *told, "--out", "run")
+    assert code == 2
+    assert "wide has 384 rows, that of base 320" in " ".join(errors.split())
+    assert not (home / "run").exists()
+    narrow = ("--prompts", "prompts.txt", "--reference", "wide", "max_new_tokens=3")
+    assert crl("llm", "evaluate", "base=policy", "wide=wide", *narrow, "--out", "run")[0] == 0
