@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from llm_env.score_files import read_json
+from llm_env.score_files import damaged, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -55,7 +55,11 @@ def keep_end_ids(
 ) -> None:
     """Keep the end ids of a model's folder with its tokenizer, in place of what it kept before."""
     path = folder / "generation_config.json"
-    ids = listed(read_json(path).get("eos_token_id")) if path.is_file() else ends_of(config)
+    told = read_json(path).get("eos_token_id") if path.is_file() else ends_of(config)
+    try:
+        ids = listed(told)
+    except (TypeError, ValueError) as error:
+        raise damaged(folder, f"generation_config.json has eos_token_id {told!r}") from error
     tokenizer.init_kwargs.pop(KEPT, None)
     if set(ids) - {tokenizer.eos_token_id}:
         tokenizer.init_kwargs[KEPT] = ids

@@ -230,9 +230,10 @@ def _prompt(room: ChatRoom, text: str) -> Prompt:
         return text
     messages: list[Message] = []
     for turn in room.turns:
+        if not turn.answered.strip():
+            continue  # no message; without it the line before would answer another line
         messages.append({"role": "user", "content": turn.asked})
-        # an empty answer is no message; a space stands for it
-        messages.append({"role": "assistant", "content": turn.answered or " "})
+        messages.append({"role": "assistant", "content": turn.answered})
     return [*messages, {"role": "user", "content": text}]
 
 

@@ -113,6 +113,13 @@ MODELS = (
         project(family("policy", tokens="no eos")),
     ),
     Case(
+        "ends that are no ids",
+        "generation settings whose end is no token id",
+        train(),
+        ("policy is damaged (generation_config.json has eos_token_id 'stop')", "download it again"),
+        project(json_fields("policy/generation_config.json", eos_token_id="stop")),
+    ),
+    Case(
         "policy of an unknown eos",
         "an eos that the tokenizer does not know",
         train("policy.eos_token=<end>"),

@@ -161,6 +161,17 @@ def test_a_mixture_of_experts_with_adapters_trains_from_the_command_line(
     assert moved == {f"model.layers.{i}.self_attn.{p}_proj.weight" for i in (0, 1) for p in "qkvo"}
 
 
+def test_a_plan_counts_experts_or_says_what_it_cannot(crl, tmp_path, monkeypatch):
+    project()(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    saved(made("qwen3_moe", **EXPERTS["qwen3_moe"]), tmp_path / "policy")
+    code, _, errors = crl("llm", "plan", "train.toml")
+    assert code == 2
+    assert "the plan cannot count policy (generate)" in errors
+    assert "set the dtype of policy to bfloat16" in " ".join(errors.split())
+    assert crl("llm", "plan", "train.toml", "policy.dtype=bfloat16")[0] == 0
+
+
 # families whose base_model is the model itself
 
 

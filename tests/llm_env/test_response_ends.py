@@ -8,10 +8,12 @@ import json
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from constrained_rl.errors import InputError
 from constrained_rl.logging import read_metrics
+from llm_env.arena.chat import ChatOptions, open_chat, say
 from llm_env.collectors import TokenCollector, by_model, by_text
 from llm_env.config import AlignConfig
 from llm_env.env import TokenEnv
@@ -20,8 +22,10 @@ from llm_env.models import ModelSource, load_causal_lm, load_tokenizer
 from llm_env.policy import CausalLMPolicy
 from llm_env.response_ends import Reading, end_ids, save_model
 from llm_env.safe_rlhf import alignment, respond
+from llm_env.score_sources import ScoreSource
 from llm_env.scoring import ScoreModel
 from tests.bad_input.project import EVALUATED, project
+from tests.llm_env.families import VOCABULARY as VOCABULARY_ON_DISK
 from tests.llm_env.tiny import EOS, VOCABULARY, causal_lm, ragged_prompts, word_tokenizer
 
 PROMPTS = ["how do i bake bread", "trap the fox .", "cat"]
@@ -249,3 +253,21 @@ def test_a_stale_list_beside_a_tokenizer_is_not_believed(tmp_path):
     assert end_ids(tokenizer) == (2, 9)
     edit(folder / "generation_config.json", eos_token_id=2)
     assert end_ids(load_tokenizer(ModelSource(path=str(folder)))) == (2,)
+
+
+def test_a_chat_ends_there_too_and_goes_on_after_an_empty_answer(crl, tmp_path, monkeypatch):
+    project()(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    edit(tmp_path / "policy/generation_config.json", eos_token_id=list(range(VOCABULARY_ON_DISK)))
+    options = ChatOptions(temperature=1.0, max_new_tokens=8, raw=False, seed=0)
+    reward = ScoreSource(path="reward", direction="higher_is_better", sign_check="off")
+    room = open_chat(tmp_path / "policy", ({"reward": reward}, {}), options, "cpu")
+    for line in ("hello", "who is it"):
+        turn = say(room, line, Console(quiet=True))
+        assert (turn.answered, turn.stop_reason) == ("", "eos")
+        # what was scored is the prompt and the eos, whichever token ended the answer
+        model = ScoreModel.from_pretrained("reward")
+        tokenizer = AutoTokenizer.from_pretrained("policy")
+        text = f"BEGINNING OF CONVERSATION: USER: {line} ASSISTANT:"
+        ids = [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+        assert turn.scores["reward"] == pytest.approx(end_score(model, ids), abs=1e-4)
