@@ -78,7 +78,7 @@ def resumable(folder: Path, continued: str | None = None) -> Iterator[None]:
         print(f"stopped; {how()}", file=sys.stderr)
         raise typer.Exit(0) from None
     except Exception as error:
-        full = out_of_space(error, folder, how())
+        full = out_of_space(error, folder, continued)
         if full is None:
             raise
         raise full from error

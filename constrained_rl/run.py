@@ -9,6 +9,7 @@ written last, a finished run.
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -50,16 +51,41 @@ BEFORE_CONFIG = {"provenance.json", "models.json", "comparison", "rounds.txt"}
 
 def refuse_used(folder: Path) -> None:
     """Raise `InputError` if something is where a run directory is to be made."""
-    names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    try:
+        names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+        above = next(parent for parent in folder.absolute().parents if parent.exists())
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise InputError(
+            f"{folder} cannot be looked into ({error.strerror}); choose another --out"
+        ) from error
     begun = BEFORE_CONFIG | {f".{name}.tmp" for name in (*BEFORE_CONFIG, "config.toml")}
     if names - begun or (folder.exists() and not folder.is_dir()):
         raise InputError(
             f"{folder} exists and is not empty; nothing was changed. Continue it with "
             f"`crl resume {folder}`, or choose another --out"
         )
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir():
         raise InputError(f"{folder} cannot be made: {above} is a file; choose another --out")
+    require_place(folder)
+
+
+def require_place(folder: Path) -> None:
+    """`InputError` unless a folder can be made, or written into, there; nothing is left behind."""
+    made: list[Path] = []
+    try:
+        for part in reversed((folder, *folder.parents)):
+            if not part.exists():
+                part.mkdir()
+                made.append(part)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be made or written into ({error.strerror}); choose another --out"
+        ) from error
+    finally:
+        for part in reversed(made):
+            part.rmdir()
 
 
 def start(config: RunConfig, folder: Path) -> Path:

@@ -22,8 +22,9 @@ from constrained_rl.rollout import Episodes, Rollout
 from llm_env.divided_generation import Division, gather_generation, generate_own
 from llm_env.generation import Generation
 from llm_env.passes import ShuffledPasses
-from llm_env.policy import CausalLMPolicy, prompt_room
+from llm_env.policy import CausalLMPolicy, context_length, prompt_room
 from llm_env.prompts import Prompt
+from llm_env.response_ends import Reading, end_ids
 from llm_env.score_norm import ScoreNorm
 from llm_env.scoring import ScoreModel, Scorer, model_scores
 from llm_env.tokens import TokenRows, check_tokenizer, decode_responses, encode_prompts, join
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 class Responses:
     """Finished responses as a score function meets them."""
 
-    rows: TokenRows
+    rows: TokenRows  # as `Reading` makes them: ended by eos, whichever token did
     prompts: Sequence[Prompt]  # as handed in
     tokenizer: PreTrainedTokenizerBase
 
@@ -56,7 +57,19 @@ Score: TypeAlias = Callable[[Responses], Tensor]
 
 def by_model(model: ScoreModel) -> Score:
     """Score by a model that shares the policy's tokenizer."""
-    return lambda responses: model_scores(model, responses.rows)
+    context = context_length(model.backbone.config)
+
+    def score(responses: Responses) -> Tensor:
+        longest = int(responses.rows.attention.sum(1).max())
+        if context is not None and longest > context:
+            raise InputError(
+                f"a score model sees {context} tokens, but a prompt and its response have "
+                f"{longest}; shorten max_new_tokens or the prompts, or score by a model that sees "
+                "more"
+            )
+        return model_scores(model, responses.rows)
+
+    return score
 
 
 def by_text(scorer: Scorer) -> Score:
@@ -124,6 +137,7 @@ class TokenCollector:
         self._batch, self._max_new_tokens = batch, max_new_tokens
         room = prompt_room(policy.model.config, max_new_tokens)
         self._ids, self._attention = encode_prompts(tokenizer, self._prompts, room)
+        self._ends, self._reading = end_ids(tokenizer, policy.model), Reading.by(tokenizer)
         device = policy.model.device
         self._sampler = torch.Generator(device).manual_seed(seed)
         self._passes = ShuffledPasses(len(self._prompts), seed)
@@ -143,11 +157,12 @@ class TokenCollector:
             attention,
             self._division,
             max_new_tokens=self._max_new_tokens,
-            eos_id=self._tokenizer.eos_token_id,
+            end_ids=self._ends,
             generator=self._sampler,
         )
         mine = self._division.world.slice(self._batch)
-        rows = join(prompt_ids[mine], attention[mine], own.response, own.mask)
+        read = self._reading(own.response, own.mask, own.finished)
+        rows = join(prompt_ids[mine], attention[mine], *read)
         prompts = [self._prompts[i] for i in index[mine].tolist()]
         reward, costs = self._scores(Responses(rows, prompts, self._tokenizer), own.logp)
         generation = gather_generation(own, self._batch, self._division.world)

@@ -8,6 +8,7 @@ of logits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ def generate_own(
     division: Division,
     *,
     max_new_tokens: int,
-    eos_id: int,
+    end_ids: Sequence[int],
     generator: torch.Generator,
     greedy: bool = False,
 ) -> Generation:
@@ -62,7 +63,7 @@ def generate_own(
                 prompt_ids[rows],
                 attention[rows],
                 max_new_tokens=max_new_tokens,
-                eos_id=eos_id,
+                eos_id=end_ids,
                 generator=generator,
                 greedy=greedy,
                 place=Place(first, total),
@@ -72,7 +73,7 @@ def generate_own(
     generator.set_state(before)
     for _ in range(width):
         uniforms(total, generator)
-    return _together([_widened(part, width, eos_id) for part in parts])
+    return _together([_widened(part, width, end_ids[0]) for part in parts])
 
 
 def gather_generation(own: Generation, rows: int, world: World) -> Generation:

@@ -1,9 +1,10 @@
 """Token generation as a Gymnasium vector environment: a step appends one token to every row.
 
-An episode is a prompt and its response; it terminates with eos or with the last token that fits,
-and is never truncated. Reward and costs score the finished response on that token. Autoreset is
-NEXT_STEP: the step after the end ignores its action and returns a fresh prompt. Observations,
-rewards and flags are tensors on the device; `info` holds NumPy arrays, as Gymnasium's own does.
+An episode is a prompt and its response; it terminates with a token that ends a response
+(response_ends.py) or with the last one that fits, and is never truncated. Reward and costs score
+the finished response on that token. Autoreset is NEXT_STEP: the step after the end ignores its
+action and returns a fresh prompt. Observations, rewards and flags are tensors on the device; `info`
+holds NumPy arrays, as Gymnasium's own does.
 
 Every step costs a forward pass over the whole text, O(L²) for a response. That is for tests,
 teaching and other libraries; the fast path is `TokenCollector`, with the same episodes.
@@ -31,6 +32,7 @@ from llm_env.collectors import Responses, Score, finite_scores
 from llm_env.passes import ShuffledPasses
 from llm_env.policy import prompt_room
 from llm_env.prompts import Prompt
+from llm_env.response_ends import Reading, end_ids, ends_of
 from llm_env.tokens import check_tokenizer, encode_prompts, join
 
 if TYPE_CHECKING:
@@ -58,8 +60,9 @@ class TokenEnv(VectorEnv[Tensor, Tensor | Array, Tensor]):
         reward: score to maximise (`by_text`, `by_model`).
         costs: named scores, higher = worse; the names become `cost_names`.
         max_new_tokens: longest response.
-        config: of the language model; bounds prompts by its context and actions by its vocabulary.
-            By default the tokenizer's vocabulary, and prompts of any length.
+        config: of the language model; bounds prompts by its context and actions by its vocabulary,
+            and may list ids that end a response beside eos. By default the tokenizer's vocabulary
+            and ends, and prompts of any length.
         device: of observations, rewards and flags.
     """
 
@@ -89,6 +92,9 @@ class TokenEnv(VectorEnv[Tensor, Tensor | Array, Tensor]):
         self._prompt_length = self._prompt_attention.sum(1)
         known = len(tokenizer) if config is None else config.get_text_config().vocab_size
         self._vocabulary = self._checked_vocabulary(known)
+        self._reading = Reading.by(tokenizer)
+        ends = {*end_ids(tokenizer), *([] if config is None else ends_of(config))}
+        self._ends = torch.tensor(sorted(ends), device=self.device)
         self._width = ids.shape[1] + max_new_tokens  # L
         high = np.array([[known - 1], [1]]).repeat(self._width, 1)
         self.single_observation_space = spaces.Box(np.zeros_like(high), high, dtype=np.int64)
@@ -118,19 +124,19 @@ class TokenEnv(VectorEnv[Tensor, Tensor | Array, Tensor]):
         self._ids = torch.where(played.unsqueeze(1), longer, self._ids)
         self._length = self._length + played
         self._start((~played).nonzero().squeeze(1))
-        at_eos = token == self._tokenizer.eos_token_id
-        self._ended = played & (at_eos | (self._length == self._new))
+        at_end = (token.unsqueeze(1) == self._ends).any(1)
+        self._ended = played & (at_end | (self._length == self._new))
         reward = torch.zeros(self.num_envs, device=self.device)
         cost = np.zeros((self.num_envs, len(self._costs)))
         info: Info = {"cost": cost, "_cost": played.numpy(force=True)} if self._costs else {}
         rows = self._ended.nonzero().squeeze(1)
         if len(rows) > 0:
-            responses = self._responses(rows)
+            responses = self._responses(rows, at_end[rows])
             reward[rows] = finite_scores("reward", self._reward, responses).to(reward)
             for k, (name, score) in enumerate(self._costs.items()):
                 found = finite_scores(f"cost {name!r}", score, responses)
                 cost[rows.numpy(force=True), k] = found.double().numpy(force=True)
-            info |= self._finished(rows, responses, at_eos[rows])
+            info |= self._finished(rows, responses, at_end[rows])
         return self._observe(), reward, self._ended.clone(), torch.zeros_like(self._ended), info
 
     def get_state(self) -> dict[str, Array]:
@@ -174,7 +180,7 @@ class TokenEnv(VectorEnv[Tensor, Tensor | Array, Tensor]):
         attention = column >= self._width - real.unsqueeze(1)
         return torch.stack([self._ids, attention.long()], 1)
 
-    def _responses(self, rows: Tensor) -> Responses:
+    def _responses(self, rows: Tensor, at_end: Tensor) -> Responses:
         """The finished rows as score functions meet them, padding that none of them needs cut."""
         index, length = self._index[rows], self._length[rows].unsqueeze(1)
         column = torch.arange(int(length.max()), device=self.device)
@@ -182,20 +188,21 @@ class TokenEnv(VectorEnv[Tensor, Tensor | Array, Tensor]):
         place = (self._width - length + column).clamp_max(self._width - 1)
         response = self._ids[rows].gather(1, place)
         response = torch.where(mask, response, self._tokenizer.eos_token_id)
+        read = self._reading(response, mask, at_end)
         width = int(self._prompt_length[index].max())
         prompt_ids, attention = self._prompt_ids[index], self._prompt_attention[index]
         return Responses(
-            join(prompt_ids[:, -width:], attention[:, -width:], response, mask),
+            join(prompt_ids[:, -width:], attention[:, -width:], *read),
             [self._prompts[i] for i in index.tolist()],
             self._tokenizer,
         )
 
-    def _finished(self, rows: Tensor, responses: Responses, at_eos: Tensor) -> Info:
+    def _finished(self, rows: Tensor, responses: Responses, at_end: Tensor) -> Info:
         """What `info` tells of finished episodes: object arrays [N] and their masks."""
         columns: dict[str, Sequence[object]] = {
             "prompt": responses.prompts,
             "response": responses.texts,
-            "stop_reason": ["eos" if eos else "length" for eos in at_eos.tolist()],
+            "stop_reason": ["eos" if ended else "length" for ended in at_end.tolist()],
         }
         info: Info = {}
         for name, values in columns.items():

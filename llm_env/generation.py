@@ -10,6 +10,7 @@ Absent: beams, top-k/top-p and penalties, which make log π something else than 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,9 +34,9 @@ class Generation:
     """Responses in the order of their prompts; T is the longest response."""
 
     response: Tensor  # [B, T] long, filled with eos behind the end
-    mask: Tensor  # [B, T] bool, True for tokens the model chose, its final eos included
+    mask: Tensor  # [B, T] bool, True for tokens the model chose, the one that ends it included
     logp: Tensor  # [B, T] float32 log π of the chosen token at temperature 1, 0 where masked
-    finished: Tensor  # [B] bool, True where the response ended by eos, not by length
+    finished: Tensor  # [B] bool, True where a token ended the response, not its length
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,10 @@ class _Choice:
 class _Written:
     """The responses so far, in the order of their prompts."""
 
-    def __init__(self, rows: int, width: int, eos_id: int, device: torch.device) -> None:
-        self.eos_id = eos_id
-        self.response = torch.full((rows, width), eos_id, device=device)
+    def __init__(self, rows: int, width: int, end_ids: Sequence[int], device: torch.device) -> None:
+        self.eos_id = end_ids[0]
+        self.ends = torch.tensor(end_ids, device=device)  # [E]
+        self.response = torch.full((rows, width), self.eos_id, device=device)
         self.logp = torch.zeros(rows, width, device=device)
         self.length = torch.full((rows,), width, device=device)
         self.finished = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -71,7 +73,7 @@ class _Written:
         live = ~self.finished[row]
         self.response[row, t] = torch.where(live, token, self.eos_id)
         self.logp[row, t] = torch.where(live, logp, 0.0)
-        ends = token == self.eos_id
+        ends = (token.unsqueeze(1) == self.ends).any(1)
         ended = row[live & ends]
         self.finished[ended], self.length[ended] = True, t + 1
         return live & ~ends
@@ -195,7 +197,7 @@ def generate(
     prompt_attention: Tensor,  # [B, P] bool
     *,
     max_new_tokens: int,
-    eos_id: int,
+    eos_id: int | Sequence[int],
     generator: torch.Generator,
     temperature: float = 1.0,
     greedy: bool = False,
@@ -203,13 +205,15 @@ def generate(
 ) -> Generation:
     """Decode a response to every prompt, by sampling or greedily.
 
-    A response ends with its first eos, which belongs to it, or after `max_new_tokens`. The model
-    runs in the mode it is in: put it into eval mode, as `CausalLMPolicy` does.
+    A response ends with the first token of `eos_id`, one id or several, which belongs to it, or
+    after `max_new_tokens`; what is behind it is filled with the first of the ids. The model runs in
+    the mode it is in: put it into eval mode, as `CausalLMPolicy` does.
     """
     prompt_ids, attention = (x.to(model.device) for x in (prompt_ids, prompt_attention.bool()))
     _check(model, attention, max_new_tokens, temperature)
     choice = _Choice(temperature, greedy, generator, place or Place(0, len(prompt_ids)))
-    written = _Written(len(prompt_ids), max_new_tokens, eos_id, model.device)
+    ends = [eos_id] if isinstance(eos_id, int) else eos_id
+    written = _Written(len(prompt_ids), max_new_tokens, ends, model.device)
     decoder = _Decoder(model, attention, max_new_tokens)
     row = torch.arange(len(prompt_ids), device=model.device)  # [b] the row of each batch line
     logits = decoder.prefill(prompt_ids)

@@ -6,15 +6,16 @@
 tensors of the model it was made from: so a policy, its KL reference (the bare model) and a critic
 on the same trunk hold one copy of the weights, each its own adapter, and nothing is ever switched.
 Only adapters and heads are trained and need to be in a checkpoint. Absent: quantised weights,
-adapters of embeddings.
+adapters of embeddings, of routers and of experts that are one tensor.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, TypeVar
@@ -23,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from constrained_rl.errors import InputError
-from llm_env.models import LoRAConfig
+from llm_env.models import LoRAConfig, ModelSource, outline
 from llm_env.policy import response_logp
+from llm_env.reached import freeze_unreached
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound="PreTrainedModel")
 
 ADAPTER = "default"
+ALL = "all-linear"
+"""every linear layer but the output layer"""
 
 
 def with_lora(model: Model, config: LoRAConfig, generator: torch.Generator) -> Model:
@@ -50,7 +54,7 @@ def with_lora(model: Model, config: LoRAConfig, generator: torch.Generator) -> M
         generator: of the initial A: uniform within ± 1/√in.
 
     Raises:
-        InputError: peft is missing, or no layer has the names that `config.targets` gives.
+        InputError: peft is missing, or no linear layer has a name that `config.targets` gives.
     """
     model.requires_grad_(False)
     twin = sharing_copy(model)
@@ -61,6 +65,7 @@ def with_lora(model: Model, config: LoRAConfig, generator: torch.Generator) -> M
         fresh = torch.rand(first.shape, generator=generator, device=device)
         first.data = ((2 * fresh - 1) / math.sqrt(first.shape[1])).to(first.device)
         second.data = torch.zeros_like(second, dtype=torch.float32)
+    freeze_unreached(twin)
     return twin
 
 
@@ -111,7 +116,6 @@ def merge_for_export(model: Model) -> Model:
                     (base.weight.float() + delta.float()).to(base.weight.dtype)
                 )
                 setattr(module, child_name, base)
-    del merged.peft_config
     return merged
 
 
@@ -141,42 +145,99 @@ def _is_lora(module: nn.Module) -> bool:
     return isinstance(module, LoraLayer)
 
 
+def targeted(model: PreTrainedModel, config: LoRAConfig) -> list[str]:
+    """Full names of the layers that get an adapter; the model may be an outline without weights.
+
+    Raises:
+        InputError: a name of `config.targets` fits no linear layer, or one whose weights are the
+            input embedding's.
+    """
+    layers = _linear_layers(model)
+    if isinstance(config.targets, str) and config.targets.lower() == ALL:
+        return [
+            name for name, layer in layers.items() if layer is not model.get_output_embeddings()
+        ]
+    found = {target: _fitting(target, layers) for target in _each(config.targets)}
+    lost = [target for target, names in found.items() if not names]
+    if lost:
+        known = sorted({name.split(".")[-1] for name in layers})
+        raise InputError(
+            f"lora.targets is {config.targets!r}, but {', '.join(map(repr, lost))} fits no linear "
+            f"layer of {type(model).__name__}; give {ALL!r} or names among {', '.join(known)}"
+            f"{_of_experts(model)}"
+        )
+    embedding = model.get_input_embeddings().weight
+    chosen = {name for names in found.values() for name in names}
+    if any(layers[name].weight is embedding for name in chosen):
+        raise InputError(
+            f"lora.targets is {config.targets!r} and names a layer whose weights are the input "
+            "embedding's, so that the merged model could not be saved; leave it out"
+        )
+    return [name for name in layers if name in chosen]
+
+
+def check_lora(
+    source: ModelSource,
+    config: LoRAConfig | None,
+    part: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model,
+) -> None:
+    """`InputError` where a model, or its part, cannot have adapters; before weights are read."""
+    if config is not None:
+        require_peft()
+        targeted(part(outline(source)), config)
+
+
+def _each(targets: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (targets,) if isinstance(targets, str) else targets
+
+
+def _fitting(target: str, layers: Mapping[str, nn.Module]) -> list[str]:
+    """Layers whose last name, or last names with dots, these are; or a regular expression fits."""
+    named = [name for name in layers if name == target or name.endswith(f".{target}")]
+    try:
+        return named or [name for name in layers if re.fullmatch(target, name)]
+    except re.error:
+        return []
+
+
+def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Layers that may get an adapter: y = W x, and nothing else.
+
+    A router that is a linear layer with a forward of its own (PhiMoE, Llama 4) is none.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    plain = (nn.Linear.forward, Conv1D.forward)
+    return {name: m for name, m in model.named_modules() if type(m).forward in plain}
+
+
+def _of_experts(model: nn.Module) -> str:
+    """What to know where the experts of a layer are one tensor, as in transformers 5."""
+    kinds = sorted(
+        {type(m).__name__ for m in model.modules() if type(m).__name__.endswith("Experts")}
+    )
+    if not kinds:
+        return ""
+    return f" (experts are one tensor in {', '.join(kinds)}, which gets no adapter)"
+
+
 def _inject(model: PreTrainedModel, config: LoRAConfig) -> None:
     """Put an adapter beside every targeted layer of the model, in place."""
     require_peft()
     from peft import LoraConfig, inject_adapter_in_model
 
-    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    # Around the model, so that peft does not see which family it is: it would take names such as
+    # gate_proj for those of fused experts, which are no linear layers.
+    around = nn.ModuleDict({"model": model})
     settings = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
-        target_modules=targets,
+        target_modules=[f"model.{name}" for name in targeted(model, config)],
         lora_dropout=0.0,  # dropout would make acting and learning differ
         init_lora_weights=False,  # `with_lora` does
     )
-    layers = _matrices(model)
-    try:
-        # new layers draw initial weights from the global generator, which is not ours to move
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            # it recognises GPT-2's transposed layers; of tied ones it is said below
-            warnings.filterwarnings("ignore", message="fan_in_fan_out|.*tie_word_embeddings")
-            inject_adapter_in_model(settings, model, ADAPTER)
-    except ValueError as error:
-        raise InputError(
-            f"lora.targets is {config.targets!r}, which fits no layer of {type(model).__name__}; "
-            f"give 'all-linear' or names among {', '.join(layers)}"
-        ) from error
-    embedding = model.get_input_embeddings().weight
-    if any(layer.get_base_layer().weight is embedding for layer in lora_layers(model)):
-        raise InputError(
-            f"lora.targets is {config.targets!r} and names a layer whose weights are the input "
-            "embedding's, so that the merged model could not be saved; leave it out"
-        )
-
-
-def _matrices(model: nn.Module) -> list[str]:
-    """Names of the layers that may get an adapter."""
-    from transformers.pytorch_utils import Conv1D
-
-    linear = (nn.Linear, Conv1D)
-    return sorted({n.split(".")[-1] for n, m in model.named_modules() if isinstance(m, linear)})
+    # new layers draw initial weights from the global generator, which is not ours to move
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        # it recognises GPT-2's transposed layers
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        inject_adapter_in_model(settings, around, ADAPTER)

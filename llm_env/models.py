@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from constrained_rl.errors import InputError
 from constrained_rl.sections import Count, Positive, Section
-from llm_env.generation import generate
-from llm_env.policy import forward_parameters, position_argument, response_logp
+from llm_env.probe import probe
 from llm_env.prompts import PromptFormat, set_prompt_format
+from llm_env.reached import freeze_unreached
 from llm_env.recompute import recompute_activations
+from llm_env.response_ends import keep_end_ids
 from llm_env.score_files import damaged, load_whole, quiet_transformers, read_json, tensor_places
-from llm_env.tokens import check_tokenizer, join, position_ids
+from llm_env.tokens import check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -39,7 +39,8 @@ class LoRAConfig(Section):
     alpha: Positive = 32.0
     """the update is scaled by alpha / rank"""
     targets: str | tuple[str, ...] = "all-linear"
-    """names of the linear layers that get one"""
+    """names of the linear layers that get one, a regular expression of their full names, or
+    "all-linear". Fused experts and routers of mixture-of-experts models keep their weights"""
 
 
 class ModelSource(Section):
@@ -58,7 +59,8 @@ class ModelSource(Section):
     chat template; template: all by the chat template; beaver: all as the Safe RLHF models were
     trained (BEGINNING OF CONVERSATION: USER: … ASSISTANT:); plain: strings as they are"""
     eos_token: str | None = None
-    """token that ends a response, as "<end_of_turn>" of chat models; default: the tokenizer's"""
+    """token that ends a response, as "<end_of_turn>" of chat models; default: the tokenizer's. What
+    generation_config.json lists ends one too, and what is trained is saved with all of them"""
     lora: LoRAConfig | None = None
     """train adapters and keep the weights; the KL reference is the adapter switched off"""
 
@@ -89,6 +91,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     if source.eos_token is not None:
         _set_eos(tokenizer, source.eos_token)
     check_tokenizer(tokenizer)
+    keep_end_ids(tokenizer, Path(source.path), config)
     _require_rows(tokenizer, config, source.path)
     if source.prompt_format != "auto":
         set_prompt_format(tokenizer, source.prompt_format)
@@ -111,9 +114,19 @@ def load_causal_lm(source: ModelSource, device: torch.device) -> PreTrainedModel
         AutoModelForCausalLM, Path(source.path), dtype=getattr(torch, source.dtype), **options
     )
     model = model.to(device).eval()
-    _probe(model, source.path)
+    probe(model, source.path)
+    freeze_unreached(model)
     if source.gradient_checkpointing:
         recompute_activations(model)
+    return model
+
+
+def outline(source: ModelSource) -> PreTrainedModel:
+    """The model's layers by their names, from config.json alone: no weights, no memory."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"), quiet_transformers():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(read_config(source))
     return model
 
 
@@ -221,58 +234,3 @@ def _require_rows(
             f"embedding has {rows} rows (ids 0 … {rows - 1}); save the tokenizer that belongs to "
             f"the model, or resize its embedding: model.resize_token_embeddings({largest + 1})"
         )
-
-
-@torch.no_grad()
-def _probe(model: PreTrainedModel, folder: str) -> None:
-    """`InputError` unless the model is what training and decoding take it for.
-
-    One forward of [1, 2, 3], [1, 2, 0] and [padding, 1, 2]: the first two share their prediction
-    after (1, 2), and the third makes it one place to the right. Then two tokens are decoded after
-    two of these prompts: their log-probabilities are those of a forward of the whole.
-    """
-    ids = torch.tensor([[1, 2, 3], [1, 2, 0], [0, 1, 2]], device=model.device)
-    attention = torch.ones_like(ids, dtype=torch.bool)
-    attention[2, 0] = False
-    positions = position_argument(forward_parameters(model), position_ids(attention))
-    logits = model(input_ids=ids, attention_mask=attention, use_cache=False, **positions).logits
-    logp = logits.float().log_softmax(-1)
-    if not bool(logp.isfinite().all()):
-        raise InputError(
-            f"the predictions of the model in {folder} are no finite numbers in {model.dtype}; its "
-            "weights are damaged, or need dtype=float32 or bfloat16"
-        )
-    whole, seen = logp[0, 1], _distance(logp[0, 2], logp[1, 2])
-    rounding = 4 * torch.finfo(model.dtype).eps * float(logits.abs().max())
-    wrong = []
-    if _distance(logp[1, 1], whole) > 0.001 * seen + rounding:
-        wrong.append("a later token moves an earlier prediction")
-    if _distance(logp[2, 2], whole) > 0.05 * seen + rounding:
-        wrong.append("padding on the left moves a prediction")
-    if not wrong and not _decodes(model, ids[1:], attention[1:]):
-        wrong.append("decoding token by token differs from reading the whole")
-    if wrong:
-        raise InputError(
-            f"{folder} holds a {type(model).__name__}, in which {' and '.join(wrong)}; expected a "
-            "decoder-only transformer, as Llama, Qwen or Gemma"
-        )
-
-
-def _decodes(model: PreTrainedModel, ids: Tensor, attention: Tensor) -> bool:
-    """Whether decoded tokens have the log-probabilities that a forward gives them."""
-    found = generate(
-        model,
-        ids,
-        attention,
-        max_new_tokens=2,
-        eos_id=-1,
-        generator=torch.Generator(),
-        greedy=True,
-    )
-    rows = join(ids, attention, found.response, found.mask)
-    rounding = 0.001 if torch.finfo(model.dtype).bits >= 32 else 0.25
-    return _distance(response_logp(model, rows), found.logp) <= rounding
-
-
-def _distance(first: Tensor, second: Tensor) -> float:
-    return float((first - second).abs().max())

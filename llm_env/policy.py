@@ -137,8 +137,27 @@ def forward_parameters(model: PreTrainedModel) -> frozenset[str]:
 
 def context_length(config: PreTrainedConfig) -> int | None:
     """Tokens a model can see, prompt and response together; None where its family has no limit."""
-    length: int | None = getattr(config, "max_position_embeddings", None)
+    text = config.get_text_config(decoder=True)  # of a model with an image encoder, a part
+    length: int | None = getattr(text, "max_position_embeddings", None)
     return length
+
+
+def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
+    """A causal LM without its output layer; heads read its hidden states.
+
+    That is `base_model`, but for families whose prefix names what is around them (Llama 4).
+    """
+    if model.base_model is not model:
+        return model.base_model
+    from transformers import PreTrainedModel as Transformer
+
+    inner = [part for part in model.children() if isinstance(part, Transformer)]
+    if len(inner) != 1:
+        raise InputError(
+            f"{type(model).__name__} holds no trunk of its own that a value or score head could "
+            "read; use another model, or critic-free advantages (ppo.advantage = 'leave_one_out')"
+        )
+    return inner[0]
 
 
 def prompt_room(config: PreTrainedConfig, max_new_tokens: int) -> int:

@@ -27,10 +27,12 @@ from llm_env.collectors import Score, TokenCollector, by_model
 from llm_env.config import AlignConfig
 from llm_env.divided_generation import Division
 from llm_env.generation import generate
-from llm_env.policy import CausalLMPolicy, prompt_room, response_logp
+from llm_env.policy import CausalLMPolicy, prompt_room, response_logp, trunk_of
 from llm_env.preferences import PreferenceRow, cost_pairs, reward_pairs
 from llm_env.prompts import Prompt
 from llm_env.ptx import PTX
+from llm_env.reached import freeze_unreached
+from llm_env.response_ends import Reading, end_ids
 from llm_env.score_norm import ScoreNorm
 from llm_env.score_training import ScoreConfig, train_score_model
 from llm_env.scoring import ScoreModel, TokenCritic
@@ -116,6 +118,7 @@ def respond(
     generator = torch.Generator(model.device).manual_seed(seed)
     texts: list[str] = []
     finished: list[bool] = []
+    ends, reading = end_ids(tokenizer, model), Reading.by(tokenizer)
     for start in range(0, len(ids), batch):
         part = slice(start, start + batch)
         found = generate(
@@ -123,11 +126,12 @@ def respond(
             ids[part],
             attention[part],
             max_new_tokens=max_new_tokens,
-            eos_id=tokenizer.eos_token_id,
+            eos_id=ends,
             generator=generator,
             greedy=greedy,
         )
-        texts += decode_responses(tokenizer, found.response, found.mask)
+        read = reading(found.response, found.mask, found.finished)
+        texts += decode_responses(tokenizer, *read)
         finished += found.finished.tolist()
     return texts, finished
 
@@ -213,7 +217,7 @@ def alignment(
     """
     task = Task(tokenizer, prompts, reward, costs, demonstrations)
     heads = len(stream_names(task.constraints(config), config.ppo))
-    trunk = model.base_model if critic_trunk is None else critic_trunk
+    trunk = trunk_of(model) if critic_trunk is None else critic_trunk
     model.eval()  # dropout in the reference alone would be paid for as KL
     critic = None
     if config.ppo.advantage == "gae":
@@ -231,6 +235,16 @@ def frozen_reference(model: PreTrainedModel) -> Reference:
     return lambda rows, _: response_logp(model, rows)
 
 
+def require_rows(policy: int, critic: int) -> None:
+    """`InputError` where a policy can write ids for which its critic's embedding has no row."""
+    if critic < policy:
+        raise InputError(
+            f"the policy's embedding has {policy} rows, that of the critic's trunk {critic}: the "
+            f"policy could write ids that the critic cannot read; use critic.trunk = 'policy', or "
+            f"save the trunk with as many rows: trunk.resize_token_embeddings({policy})"
+        )
+
+
 def token_parts(
     models: Models, task: Task, config: AlignConfig, seed: int, engines: Engines | None = None
 ) -> Parts:
@@ -239,7 +253,13 @@ def token_parts(
     Where an engine spreads weights over ranks, a copy of the policy acts, and is `parts.policy`.
     """
     engines = engines or Engines()
-    if engines.sharded and not all(p.requires_grad for p in models.policy.parameters()):
+    freeze_unreached(models.policy.model)
+    if models.critic is not None:
+        trunk = models.critic.model.backbone
+        require_rows(*(len(m.get_input_embeddings().weight) for m in (models.policy.model, trunk)))
+        freeze_unreached(trunk)
+    embedding = models.policy.model.get_input_embeddings().weight
+    if engines.sharded and not embedding.requires_grad:
         raise InputError(
             "distributed.zero=3 takes weights apart, but the policy's frozen weights are those of "
             "its reference too; with adapters set distributed.zero to 2 or less: frozen weights "

@@ -23,13 +23,13 @@ from llm_env.prompts import Prompt, prompt_format
 from llm_env.score_client import RemoteScores
 from llm_env.score_formats import Role, detect_format, folder_read_as, load_score_model
 from llm_env.score_reading import Reader, load_tokenizer_of
-from llm_env.score_rows import Format, ReadAs, in_own_format, score_rows, tell_of_old
+from llm_env.score_rows import Format, ReadAs, Rows, in_own_format, note, score_rows, tell_of_old
 from llm_env.score_sources import ScoreSource
 from llm_env.scoring import ScoreModel
 from llm_env.sign_check import Direction, check_sign, enforce, sign_pairs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 PERSONAL = {"head", "direction", "limit", "sign_check", "sign_pairs"}
 """what sources of one trunk or service may differ in"""
@@ -144,18 +144,38 @@ def _prepare(
         remote = _remote(source.url, group)
         return lambda: remote
     assert source.path is not None
-    folder = Path(source.path)
-    kind = detect_format(folder) if source.format == "auto" else source.format
+    folder, kind = Path(source.path), _kind(source)
     if not folder.is_dir():
         detect_format(folder)  # says so
-    own = _tokenizer(source, folder, tokenizer)
-    read_as = folder_read_as(folder, kind)
-    own = in_own_format(read_as or ReadAs(), own, source.prompt_format)
-    if read_as is None:
+    own = own_tokenizer(source, tokenizer)
+    if folder_read_as(folder, kind) is None:
         tell_of_old(folder, own)
     roles = {item.role for item in group}
     role = group[0].role if len(roles) == 1 else None  # None: as the model's config says
     return lambda: _load(source, kind, role, own, device)
+
+
+def own_tokenizer(
+    source: ScoreSource, policy: PreTrainedTokenizerBase | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a score model on disk, in the format that the model wants of prompts."""
+    assert source.path is not None
+    folder = Path(source.path)
+    read_as = folder_read_as(folder, _kind(source)) or ReadAs()
+    return in_own_format(read_as, _tokenizer(source, folder, policy), source.prompt_format)
+
+
+def rows_of(
+    source: ScoreSource, trunk: PreTrainedConfig, policy: PreTrainedTokenizerBase | None
+) -> Rows:
+    """How a score model on disk reads, known before its weights are; `trunk` is its config."""
+    note(trunk, folder_read_as(str(source.path), _kind(source)) or ReadAs())
+    return score_rows(own_tokenizer(source, policy), trunk, source.prompt_format, source.append_eos)
+
+
+def _kind(source: ScoreSource) -> Format:
+    """The format of a source's folder."""
+    return detect_format(str(source.path)) if source.format == "auto" else source.format
 
 
 def _remote(url: str, group: Sequence[Wanted]) -> RemoteScores:

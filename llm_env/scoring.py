@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from constrained_rl.checkpoint import write_text
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
-from llm_env.policy import forward_parameters, position_argument
+from llm_env.policy import forward_parameters, position_argument, trunk_of
 from llm_env.prompts import Prompt
+from llm_env.response_ends import state_eos
 from llm_env.score_files import (
     UNREADABLE,
     damaged,
@@ -118,7 +119,7 @@ class ScoreModel(nn.Module):
         The head starts at 0 (a critic that begins without an opinion), or normal with standard
         deviation 1/√(width + 1), so that fresh scores are of order one.
         """
-        score_model = cls(copy.deepcopy(model.base_model), heads)
+        score_model = cls(copy.deepcopy(trunk_of(model)), heads)
         if not zero_init:
             weight = score_model.head.weight
             device = torch.device("cpu") if generator is None else generator.device
@@ -180,6 +181,8 @@ class ScoreModel(nn.Module):
         """
         folder = Path(directory)
         self.read_as = self.read_as  # a new model's, too, is noted
+        if tokenizer is not None:
+            state_eos(self.backbone.config, tokenizer)
         with quiet_transformers():
             self.backbone.save_pretrained(folder)
         head = {name: value.contiguous() for name, value in self.head.state_dict().items()}

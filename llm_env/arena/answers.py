@@ -22,6 +22,7 @@ from llm_env.arena.questions import Question, Reader
 from llm_env.generation import generate
 from llm_env.models import ModelSource, check_weights, load_causal_lm, load_tokenizer, read_config
 from llm_env.policy import prompt_room, response_logp
+from llm_env.response_ends import Reading, end_ids
 from llm_env.tokens import TokenRows, decode_responses, encode_prompts, join, pad
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def answer(
     settings = [decoding.max_new_tokens]
     if mode == "sampled":
         settings += [decoding.temperature, decoding.batch, decoding.seed]  # type: ignore[list-item]
+    settings += end_ids(model.tokenizer)[1:]  # all but eos, which the folder's state tells
     prompts = [question.prompt for question in questions]
     key = digest(model.state, prompts, mode, settings)
 
@@ -111,12 +113,13 @@ def answer(
             ids,
             attention,
             max_new_tokens=decoding.max_new_tokens,
-            eos_id=model.tokenizer.eos_token_id,
+            eos_id=end_ids(model.tokenizer, model.model),
             generator=_generator(model.model.device, decoding.seed, rows.start),
             temperature=decoding.temperature,
             greedy=mode == "greedy",
         )
-        texts = decode_responses(model.tokenizer, found.response, found.mask)
+        read = Reading.by(model.tokenizer)(found.response, found.mask, found.finished)
+        texts = decode_responses(model.tokenizer, *read)
         return [
             {
                 "prompt": prompts[rows.start + i],
@@ -132,18 +135,30 @@ def answer(
     return keep_rows(path, len(prompts), decoding.batch, make), key
 
 
-@torch.no_grad()
-def reference_logp(
-    reference: Answering, model: Answering, rows: Sequence[Row], key: str, batch: int, folder: Path
-) -> list[float]:
-    """Log π_ref of each answer; the two models must share their tokenizer."""
-    if reference is model:
-        return [row["logp"] for row in rows]
+def require_comparable(reference: Answering, model: Answering) -> None:
+    """`InputError` unless the reference knows every token that the model can write."""
     if reference.vocabulary != model.vocabulary:
         raise InputError(
             f"KL of {model.name} to {reference.name} is undefined: their tokenizers differ; drop "
             "--reference, or compare models of one family"
         )
+    rows = [x.config.get_text_config(decoder=True).vocab_size for x in (model, reference)]
+    if rows[1] < rows[0]:
+        raise InputError(
+            f"KL of {model.name} to {reference.name} is undefined: the embedding of "
+            f"{model.name} has {rows[0]} rows, that of {reference.name} {rows[1]}, so that it "
+            f"could write ids which the reference cannot read; drop --reference, or save the "
+            f"reference with as many rows: model.resize_token_embeddings({rows[0]})"
+        )
+
+
+@torch.no_grad()
+def reference_logp(
+    reference: Answering, model: Answering, rows: Sequence[Row], key: str, batch: int, folder: Path
+) -> list[float]:
+    """Log π_ref of each answer; the two models are comparable."""
+    if reference is model:
+        return [row["logp"] for row in rows]
 
     def make(part: slice) -> list[Row]:
         tokens = token_rows(reference.tokenizer, rows[part]).to(reference.model.device)
@@ -161,6 +176,15 @@ def token_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> Token
     ids, attention = encode_prompts(tokenizer, [row["prompt"] for row in rows], 2**62)
     answers = pad([row["tokens"] for row in rows], tokenizer.pad_token_id, left=False)
     return join(ids, attention, *answers)
+
+
+def read_rows(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> TokenRows:
+    """The same as scores read them."""
+    found = token_rows(tokenizer, rows)
+    ended = torch.tensor([row["stop_reason"] == "eos" for row in rows])
+    read = Reading.by(tokenizer)(found.response_ids, found.response_mask, ended)
+    width = found.prompt_width
+    return join(found.ids[:, :width], found.attention[:, :width], *read)
 
 
 def _generator(device: torch.device, seed: int, start: int) -> torch.Generator:

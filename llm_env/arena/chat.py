@@ -31,6 +31,7 @@ from llm_env.generation import generate
 from llm_env.models import ModelSource
 from llm_env.policy import context_length
 from llm_env.prompts import Message, Prompt
+from llm_env.response_ends import Reading, end_ids
 from llm_env.score_sources import CostSource, ScoreSource
 from llm_env.tokens import TokenRows, decode_responses, encode_prompts, join
 
@@ -229,9 +230,10 @@ def _prompt(room: ChatRoom, text: str) -> Prompt:
         return text
     messages: list[Message] = []
     for turn in room.turns:
+        if not turn.answered.strip():
+            continue  # no message; without it the line before would answer another line
         messages.append({"role": "user", "content": turn.asked})
-        # an empty answer is no message; a space stands for it
-        messages.append({"role": "assistant", "content": turn.answered or " "})
+        messages.append({"role": "assistant", "content": turn.answered})
     return [*messages, {"role": "user", "content": text}]
 
 
@@ -244,12 +246,13 @@ def _answer(room: ChatRoom, ids: torch.Tensor, attention: torch.Tensor) -> tuple
         ids,
         attention,
         max_new_tokens=room.longest,
-        eos_id=room.model.tokenizer.eos_token_id,
+        eos_id=end_ids(room.model.tokenizer, model),
         generator=room.generator,
         temperature=1.0 if greedy else room.options.temperature,
         greedy=greedy,
     )
-    rows = join(ids, attention, found.response, found.mask)
+    read = Reading.by(room.model.tokenizer)(found.response, found.mask, found.finished)
+    rows = join(ids, attention, *read)
     return rows, "eos" if bool(found.finished[0]) else "length"
 
 

@@ -21,12 +21,23 @@ from constrained_rl.checkpoint import write_text
 from constrained_rl.devices import choose_device
 from constrained_rl.errors import InputError
 from constrained_rl.provenance import write_provenance
+from constrained_rl.run import require_place
 from constrained_rl.settings import to_toml
-from llm_env.arena.answers import Answering, Decoding, Mode, answer, open_model, reference_logp
+from llm_env.arena.answers import (
+    Answering,
+    Decoding,
+    Mode,
+    answer,
+    open_model,
+    reference_logp,
+    require_comparable,
+)
 from llm_env.arena.cache import Row, digest
 from llm_env.arena.config import ArenaConfig
 from llm_env.arena.judging import Answer, Judge, Scores, known, score_answers
 from llm_env.arena.questions import Question, fitting, is_world, read_questions
+from llm_env.score_room import Asked, require_room
+from llm_env.score_sources import ScoreSource
 from llm_env.stages import results_json
 
 Say = Callable[[str], None]
@@ -90,6 +101,12 @@ def collect_answers(config: ArenaConfig, folder: Path, say: Say, pairwise: bool 
     gold = wants_gold(config, questions)
     if pairwise:
         check_arena(config, gold)
+    prompts = [question.prompt for question in questions]
+    for model in models.values():
+        asking = Asked(model.tokenizer, prompts, config.max_new_tokens)
+        require_room(score_settings(config), asking)
+        if config.reference is not None:
+            require_comparable(models[config.reference], model)
     scores_of = load_scores(config, models, device)
     begin(config, folder)
     pieces = _generate(config, models, questions, folder, say)
@@ -139,6 +156,7 @@ def _join(
 
 def check_folder(folder: Path) -> None:
     """Refuse a folder that holds something else."""
+    require_place(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "answers").is_dir():
         raise InputError(
             f"{folder} holds something else than an evaluation; give a new folder with --out, or "
@@ -172,6 +190,13 @@ def check_arena(config: ArenaConfig, gold: bool) -> None:
         )
     if not (config.reward or config.costs or config.held_out or config.annotator or gold):
         raise InputError("an arena needs a judge; give --reward, --cost, --held-out or --judge")
+
+
+def score_settings(config: ArenaConfig) -> dict[str, ScoreSource]:
+    """Scores by the names of their settings."""
+    found: dict[str, ScoreSource] = {f"costs.{k}": v for k, v in config.costs.items()}
+    found |= {f"held_out.{k}": v for k, v in config.held_out.items()}
+    return found if config.reward is None else {"reward": config.reward, **found}
 
 
 def load_scores(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from constrained_rl.errors import InputError, short
-from llm_env.arena.answers import Answering, Mode, token_rows
+from llm_env.arena.answers import Answering, Mode, read_rows
 from llm_env.arena.cache import Row, digest, folder_state, keep_rows
 from llm_env.arena.config import ArenaConfig
 from llm_env.arena.questions import Question
@@ -136,7 +136,7 @@ def score_answers(
     def make(part: slice) -> list[Row]:
         chosen = rows[part]
         prompts = [row["prompt"] for row in chosen]
-        responses = Responses(token_rows(model.tokenizer, chosen), prompts, model.tokenizer)
+        responses = Responses(read_rows(model.tokenizer, chosen), prompts, model.tokenizer)
         values = score(responses).tolist()
         _require_finite(name, model.name, values, chosen)
         return [{name: value} for value in values]

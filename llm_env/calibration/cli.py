@@ -37,11 +37,14 @@ def calibrate(
 ) -> None:
     """Propose a limit: what limits mean, by the cost model's calibration on labelled data."""
     require_llm()
+    from constrained_rl.run import require_place
     from llm_env.calibration.evidence import OwnModels, read_evidence
     from llm_env.calibration.report import publish
     from llm_env.calibration.summary import calibrate, check_request
 
     form = check_request(transform, target)
+    if out is not None:
+        require_place(out)
     own = None
     if cost_model is not None and data is not None:
         own = OwnModels(cost_model, data, model, prompts, agreement, max_new_tokens, seed)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from llm_env.prompts import Prompt
+    from llm_env.score_sources import CostSource
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ def score_own_models(own: OwnModels) -> Evidence:
     from llm_env.data_sources import DataSource, read_prompts
     from llm_env.models import ModelSource, check_weights, load_causal_lm, load_tokenizer
     from llm_env.safe_rlhf import respond
+    from llm_env.score_room import Asked, require_room
 
     if (own.model is None) != (own.prompts is None):
         raise InputError("--model and --prompts go together: a model answers prompts; give both")
@@ -219,6 +221,8 @@ def score_own_models(own: OwnModels) -> Evidence:
         prompts = read_prompts([DataSource(path=str(own.prompts))])
         check_weights(source)
         tokenizer = load_tokenizer(source)
+        asked = Asked(tokenizer, prompts, own.max_new_tokens)
+        require_room({"--cost-model": cost_source(own, tokenizer)}, asked, settable=False)
     cost = load_cost(own, tokenizer, device)
     columns = [cost([r.prompt for r in rows], [r.responses[i] for r in rows]) for i in (0, 1)]
     labelled = Labelled(np.stack(columns, 1), label_array(rows))
@@ -243,14 +247,19 @@ def load_cost(
     here: the labels do that better.
     """
     from llm_env.score_functions import load_text_scores
+
+    scores = load_text_scores({"cost": cost_source(own, policy)}, device, policy)
+    return lambda prompts, responses: scores(prompts, responses)["cost"].double().numpy()
+
+
+def cost_source(own: OwnModels, policy: PreTrainedTokenizerBase | None) -> CostSource:
+    """Where the cost model is, and whose tokenizer reads for it."""
     from llm_env.score_reading import has_tokenizer
     from llm_env.score_sources import CostSource
 
-    source = CostSource(
+    return CostSource(
         path=str(own.cost_model),
         direction="higher_is_worse",
         sign_check="off",
         tokenizer=None if policy is None or has_tokenizer(own.cost_model) else "policy",
     )
-    scores = load_text_scores({"cost": source}, device, policy)
-    return lambda prompts, responses: scores(prompts, responses)["cost"].double().numpy()

@@ -40,6 +40,7 @@ from llm_env.preferences import (
     reward_pairs,
     write_preferences,
 )
+from llm_env.response_ends import save_model
 from llm_env.safe_rlhf import alignment, sample_pairs
 from llm_env.score_training import train_score_model
 from llm_env.scoring import ScoreModel
@@ -115,8 +116,7 @@ def run_sft(space: Workspace) -> None:
         pairs = space.demonstrations()
         generator = torch.Generator().manual_seed(space.seed("sft/order"))
         train_sft(model, tokenizer, pairs, config.sft, generator, progress_file(work), work / FIT)
-        model.save_pretrained(work)
-        tokenizer.save_pretrained(work)
+        save_model(model, tokenizer, work)
 
 
 def run_preferences(space: Workspace) -> None:
@@ -202,8 +202,7 @@ def run_method(space: Workspace, method: Method) -> None:
             drive(parts, method.align.iterations, work, CheckpointConfig())
             assert isinstance(parts.policy, CausalLMPolicy)
             model = parts.policy.model
-            model.save_pretrained(work / "policy")
-            tokenizer.save_pretrained(work / "policy")
+            save_model(model, tokenizer, work / "policy")
         records = evaluate(
             model,
             tokenizer,

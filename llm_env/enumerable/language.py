@@ -21,6 +21,7 @@ from constrained_rl.errors import InputError
 from llm_env.collectors import Responses, Score, finite_scores
 from llm_env.enumerable.problem import Floats
 from llm_env.policy import response_logp
+from llm_env.response_ends import end_ids
 from llm_env.tokens import TokenRows, check_tokenizer, encode_prompts, join
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def log_probabilities(model: PreTrainedModel, language: Language, batch: int = 4
     """Log π(y|x) [X, Y] of every response under any causal LM.
 
     Raises:
-        InputError: they do not sum to 1, as the model can write tokens that are not listed.
+        InputError: they do not sum to 1, as the model can write tokens that are not listed, or it
+            ends responses by other tokens than eos.
     """
     rows = language.rows
     device = model.device
@@ -103,6 +105,12 @@ def log_probabilities(model: PreTrainedModel, language: Language, batch: int = 4
             f"the probabilities of all listed responses sum to {np.exp(total).min():.4f}, expected "
             f"1: the model knows {model.config.vocab_size} tokens, the tokenizer "
             f"{len(language.tokenizer)}; give a model of exactly these tokens"
+        )
+    ends = end_ids(language.tokenizer, model)
+    if len(ends) > 1:
+        raise InputError(
+            f"responses of the model end with any of the ids {ends}, the listed with {ends[0]} "
+            f"alone; set model.generation_config.eos_token_id = {ends[0]}"
         )
     normalized: Floats = table - total  # float32 sums to 1 within 1e-6
     return normalized

@@ -20,7 +20,7 @@ from llm_env.data_sources import (
 )
 from llm_env.fitting.config import ScoreRunConfig
 from llm_env.fitting.work import Work, read_parts
-from llm_env.lora import merge_for_export, with_lora
+from llm_env.lora import check_lora, merge_for_export, with_lora
 from llm_env.models import (
     ModelSource,
     check_weights,
@@ -28,6 +28,7 @@ from llm_env.models import (
     load_tokenizer,
     read_config,
 )
+from llm_env.policy import trunk_of
 from llm_env.score_formats import Role, detect_format, folder_read_as, load_score_model
 from llm_env.score_rows import ReadAs, note, score_rows
 from llm_env.score_training import (
@@ -50,6 +51,7 @@ def prepare_score(config: ScoreRunConfig, device: torch.device) -> Work:
     source = _of_tokenizer(config)
     if config.model is not None:
         check_weights(config.model)
+        check_lora(config.model, config.model.lora, trunk_of)
     tokenizer, shape = load_tokenizer(source), read_config(source)
     if config.model is None:
         note(shape, folder_read_as(source.path, detect_format(source.path)) or ReadAs())

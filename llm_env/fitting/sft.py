@@ -11,8 +11,9 @@ import torch
 from llm_env.data_sources import read_demonstrations
 from llm_env.fitting.config import SFTRunConfig
 from llm_env.fitting.work import Work, read_parts
-from llm_env.lora import merge_for_export, with_lora
+from llm_env.lora import check_lora, merge_for_export, with_lora
 from llm_env.models import check_weights, load_causal_lm, load_tokenizer, read_config
+from llm_env.response_ends import save_model
 from llm_env.sft import encode_demonstrations, held_out_loss, train_sft
 from llm_env.supervised import Progress
 
@@ -20,6 +21,7 @@ from llm_env.supervised import Progress
 def prepare_sft(config: SFTRunConfig, device: torch.device) -> Work:
     """The fit of a config; `InputError` when data, tokenizer or model cannot be used."""
     check_weights(config.model)
+    check_lora(config.model, config.model.lora)
     tokenizer, shape = load_tokenizer(config.model), read_config(config.model)
     pairs, test, about = read_parts(config, read_demonstrations)
     # held-out ones too: what is wrong with them is not to show after the fit
@@ -42,7 +44,6 @@ def prepare_sft(config: SFTRunConfig, device: torch.device) -> Work:
 
     def save(folder: Path) -> None:
         merged = model if config.model.lora is None else merge_for_export(model)
-        merged.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save_model(merged, tokenizer, folder)
 
     return Work(f"SFT of {Path(config.model.path).name}", about, train, measure, save)

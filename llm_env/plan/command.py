@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from constrained_rl.errors import InputError
+from llm_env import score_room
 from llm_env.data_sources import read_prompts
 from llm_env.models import load_tokenizer, read_config
 from llm_env.plan.advice import advise
@@ -18,6 +19,7 @@ from llm_env.plan.table import as_json, print_plan
 from llm_env.plan.tracer import Tracer
 from llm_env.policy import prompt_room
 from llm_env.tokens import encode_prompts
+from llm_env.training.build import score_settings
 from llm_env.training.config import TrainConfig
 
 GIB = 2**30
@@ -40,7 +42,7 @@ def plan_command(config: TrainConfig, asked: Asked, to_json: bool) -> bool:
     if asked.memory is not None and asked.memory <= 0:
         raise InputError(f"--memory is {asked.memory:g} GiB, expected more than 0")
     if asked.prompt_tokens is not None:
-        require_room(config, asked.prompt_tokens)
+        require_prompt_room(config, asked.prompt_tokens)
     machine = Machine(
         ranks=asked.ranks or int(os.environ.get("WORLD_SIZE", "1")),
         prompt=asked.prompt_tokens or longest_prompt(config),
@@ -62,7 +64,7 @@ def plan_command(config: TrainConfig, asked: Asked, to_json: bool) -> bool:
     return plan.fits is not False
 
 
-def require_room(config: TrainConfig, tokens: int) -> None:
+def require_prompt_room(config: TrainConfig, tokens: int) -> None:
     """`InputError` where a prompt of so many tokens leaves no room for a response."""
     room = prompt_room(read_config(config.policy), config.align.max_new_tokens)
     if tokens > room:
@@ -73,8 +75,11 @@ def require_room(config: TrainConfig, tokens: int) -> None:
 
 
 def longest_prompt(config: TrainConfig) -> int:
-    """Tokens of the longest prompt that training would meet; needs tokenizer and prompts only."""
+    """Tokens of the longest prompt that training would meet; needs tokenizers and prompts only."""
     tokenizer = load_tokenizer(config.policy)
     room = prompt_room(read_config(config.policy), config.align.max_new_tokens)
-    _, attention = encode_prompts(tokenizer, read_prompts(config.prompts), room)
+    prompts = read_prompts(config.prompts)
+    _, attention = encode_prompts(tokenizer, prompts, room)
+    asked = score_room.Asked(tokenizer, prompts, config.align.max_new_tokens)
+    score_room.require_room(score_settings(config), asked)
     return int(attention.sum(1, dtype=torch.long).max())

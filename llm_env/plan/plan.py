@@ -5,8 +5,9 @@
 
 What is held is arithmetic on parameter counts; what a phase needs is counted by running it on fake
 tensors (phases.py). ZeRO's shares are those of Rajbhandari et al. 2020, §3. Absent: the allocator's
-fragments and the CUDA context, for which `margin` keeps a share of the device free; demonstrations
-longer than prompt and response; checkpoints, which are written from CPU memory.
+fragments and the CUDA context, for which `margin` keeps a share of the device free; that what no
+text reaches (an image encoder) is frozen; demonstrations longer than prompt and response;
+checkpoints, which are written from CPU memory.
 """
 
 from __future__ import annotations

@@ -87,6 +87,8 @@ def depth(source: ModelSource | ScoreSource) -> int | None:
     """Number of layers of a model; None where they are not all of one kind."""
     assert source.path is not None
     config = read_config(ModelSource(path=source.path))
+    if config.get_text_config(decoder=True) is not config:
+        return None  # those of an image encoder are of another kind
     kinds = config.to_dict().get("layer_types")
     return None if kinds and len(set(kinds)) > 1 else int(config.num_hidden_layers)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from constrained_rl.errors import InputError, short
 from llm_env.models import ModelSource
 from llm_env.plan.phases import Counted, Job, Kind, Loss, Working, count
 from llm_env.plan.shapes import Shapes, build_shapes, depth, give_fake_tensors, score_sources
@@ -90,8 +91,20 @@ class Tracer:
             module = _module(self.shapes(config, layers), model)
             with self._mode:
                 give_fake_tensors(module)
-                self._counted[key] = count(job, module)
+                self._counted[key] = _counted(model, job, module)
         return self._counted[key]
+
+
+def _counted(model: str, job: Job, module: nn.Module) -> Counted:
+    """As `count`; `InputError` where a family's operators do not run without data."""
+    try:
+        return count(job, module)
+    except RuntimeError as error:
+        raise InputError(
+            f"the plan cannot count {model} ({job.kind}): its layers do not run on tensors without "
+            f"data ({short(str(error))}). Experts do in bfloat16 alone: set the dtype of {model} "
+            "to bfloat16 (float32 takes at most twice as much), or train and watch the memory"
+        ) from error
 
 
 def _jobs(config: TrainConfig, sizes: Sizes) -> list[tuple[str, str, Job]]:

@@ -22,8 +22,9 @@ from constrained_rl.run import refuse_used
 from constrained_rl.settings import read_toml, to_toml, validate
 from llm_env.comparison.progress import StageProgress
 from llm_env.data_sources import read_prompts
+from llm_env.lora import check_lora
 from llm_env.models import read_config
-from llm_env.policy import prompt_room
+from llm_env.policy import prompt_room, trunk_of
 from llm_env.prompt_lengths import prompts_within
 from llm_env.rounds import MARK, evaluation, stages
 from llm_env.rounds.config import (
@@ -119,6 +120,8 @@ def check(space: Space) -> None:
         prompts_within(space.tokenizer, prompts, room)
         if config.demonstrations:
             space.demonstrations  # noqa: B018
+        check_lora(config.policy, config.policy.lora)
+        check_lora(config.policy, config.policy.lora, trunk_of)  # of the critic
         space.model(0)
 
 

@@ -33,6 +33,7 @@ from llm_env.preferences import (
     write_preferences,
 )
 from llm_env.prompts import Prompt
+from llm_env.response_ends import save_model
 from llm_env.rounds.annotators import Annotator, Pairs, by_file, by_http
 from llm_env.rounds.red_team import mixture, red_team_prompts
 from llm_env.rounds.rows import read_rows, write_rows
@@ -62,8 +63,7 @@ def run_start(space: Space) -> None:
             progress_file(work),
             work / FIT,
         )
-        model.save_pretrained(work)
-        space.tokenizer.save_pretrained(work)
+        save_model(model, space.tokenizer, work)
 
 
 def run_red_team(space: Space, number: int) -> None:
@@ -183,8 +183,7 @@ def run_policy(space: Space, number: int) -> None:
         assert isinstance(parts.policy, CausalLMPolicy)
         model = parts.policy.model
         lora = config.policy is not None and config.policy.lora is not None
-        (merge_for_export(model) if lora else model).save_pretrained(work)
-        space.tokenizer.save_pretrained(work)
+        save_model(merge_for_export(model) if lora else model, space.tokenizer, work)
     shutil.rmtree(target / "checkpoints", ignore_errors=True)  # afterwards: a kill loses nothing
 
 

@@ -6,9 +6,10 @@ What is cheap to check comes first: data, tokenizer, score models; then the mode
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -19,17 +20,20 @@ from constrained_rl.ppo import Parts
 from llm_env.config import AlignConfig
 from llm_env.data_sources import DataSource, read_demonstrations, read_prompts
 from llm_env.divided_generation import Division
+from llm_env.lora import check_lora
 from llm_env.models import (
     ModelSource,
     check_weights,
     load_tokenizer,
     read_config,
 )
-from llm_env.policy import prompt_room
+from llm_env.policy import prompt_room, trunk_of
 from llm_env.prompt_lengths import prompts_within
 from llm_env.prompts import Prompt
-from llm_env.safe_rlhf import Task, token_parts
+from llm_env.safe_rlhf import Task, require_rows, token_parts
 from llm_env.score_functions import load_scores
+from llm_env.score_room import Asked, require_room
+from llm_env.score_sources import ScoreSource
 from llm_env.training.config import DistributedConfig, TrainConfig
 from llm_env.training.evaluation import HeldOut
 from llm_env.training.models import build_models, from_disk
@@ -38,13 +42,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def build_task(config: TrainConfig, device: torch.device) -> Task:
-    """Prompts, scores and demonstrations."""
+Others: TypeAlias = Callable[["PreTrainedTokenizerBase"], Sequence[Prompt]]
+
+
+def no_others(_: PreTrainedTokenizerBase) -> Sequence[Prompt]:
+    """Nothing is asked beside the prompts of training."""
+    return ()
+
+
+def build_task(config: TrainConfig, device: torch.device, others: Others = no_others) -> Task:
+    """Prompts, scores and demonstrations; `others` are prompts that will be asked as well."""
     check_weights(config.policy)
     tokenizer = load_tokenizer(config.policy)
     check_trunk(config, tokenizer)
     prompts = fitting_prompts(config, config.prompts, tokenizer)
     demonstrations = read_demonstrations(config.demonstrations) if config.demonstrations else ()
+    # what is known from headers and tokenizers is said before the weights of any model are read
+    check_adapters(config)
+    asked = Asked(tokenizer, [*prompts, *others(tokenizer)], config.align.max_new_tokens)
+    require_room(score_settings(config), asked)
     reward, costs = load_scores(config.reward, config.costs, tokenizer, device)
     return Task(tokenizer, prompts, reward, costs, demonstrations)
 
@@ -73,7 +89,7 @@ def build(config: TrainConfig, world: World) -> tuple[Parts, HeldOut | None]:
     """The loop's parts, and the held-out prompts where there are some."""
     torch.set_num_threads(config.threads)
     device, engines = world.device, choose_engines(config.distributed, world)
-    task = build_task(config, device)
+    task = build_task(config, device, partial(read_held_out, config))
     held_out = read_held_out(config, task.tokenizer)
     align = resolve(config)
     models = build_models(config, from_disk(device))
@@ -97,6 +113,8 @@ def check_trunk(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> None
     source = trunk_source(config)
     if source is None:
         return
+    configs = (read_config(config.policy), read_config(source))
+    require_rows(*(c.get_text_config(decoder=True).vocab_size for c in configs))
     if config.critic.trunk == "reward" and config.reward.tokenizer is not None:
         if config.reward.tokenizer == "policy":
             return
@@ -111,6 +129,21 @@ def check_trunk(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> None
             f"{len(wrong)} of the policy's tokens another id (e.g. {wrong[0]!r}): the critic reads "
             "the policy's ids; give a trunk with the policy's tokenizer, or critic.trunk = 'policy'"
         )
+
+
+def check_adapters(config: TrainConfig) -> None:
+    """`InputError` where the policy or the critic cannot have the adapters asked for."""
+    policy, critic = config.policy, config.critic
+    check_lora(policy, policy.lora)
+    if config.align.ppo.advantage != "gae":
+        return
+    lora = critic.lora or (policy.lora if critic.trunk == "shared" else None)
+    check_lora(trunk_source(config) or policy, lora, trunk_of)
+
+
+def score_settings(config: TrainConfig) -> dict[str, ScoreSource]:
+    """Scores by the names of their settings."""
+    return {"reward": config.reward, **{f"costs.{k}": v for k, v in config.costs.items()}}
 
 
 def trunk_source(config: TrainConfig) -> ModelSource | None:

@@ -11,7 +11,9 @@ training `evaluation.patience` could end: these take what lies beyond, or other 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -41,6 +43,9 @@ from llm_env.training.config import TrainConfig
 from llm_env.training.evaluation import HeldOut
 from llm_env.training.run import read_train_config
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def certify_training(folder: Path, home: Path, request: Request, prompts: Path | None) -> Issued:
     """Certify the last policy of the run `home`, or its best where `folder` is its `best/`."""
@@ -56,7 +61,7 @@ def certify_training(folder: Path, home: Path, request: Request, prompts: Path |
     name = "best" if folder.name == "best" and folder != home else "policy"
     source = config.policy.model_copy(update={"path": str(_model(home, name)), "lora": None})
     device = choose_device(request.device or device_here(config.device))
-    task = build_task(config, device)
+    task = build_task(config, device, partial(_asked, config, prompts))
     fresh = unseen_prompts(config, task, name, request.samples, prompts)
     model = load_causal_lm(source, device)
     per_prompt = any(c.per == "group" for c in constraints)
@@ -85,9 +90,7 @@ def unseen_prompts(
     config: TrainConfig, task: Task, name: str, wanted: int | None, other: Path | None
 ) -> list[Prompt]:
     """The first `wanted` prompts that neither training saw nor the choice of the policy."""
-    sources = config.evaluation.prompts if other is None else (DataSource(path=str(other)),)
-    if not sources:
-        raise InputError("the run holds no prompts out (evaluation.prompts); give --prompts FILE")
+    sources = _sources(config, other)
     seen = set(map(prompt_digest, [*task.prompts, *_judges(config, task, name)]))
     found = fitting_prompts(config, sources, task.tokenizer)
     fresh = [prompt for prompt in found if prompt_digest(prompt) not in seen]
@@ -100,6 +103,21 @@ def unseen_prompts(
             f"{len(found) - len(fresh)}; {least} new ones are needed: give --prompts FILE{fewer}"
         )
     return fresh[:wanted]
+
+
+def _asked(
+    config: TrainConfig, other: Path | None, tokenizer: PreTrainedTokenizerBase
+) -> list[Prompt]:
+    """All prompts that the samples may be taken from."""
+    return fitting_prompts(config, _sources(config, other), tokenizer)
+
+
+def _sources(config: TrainConfig, other: Path | None) -> tuple[DataSource, ...]:
+    """The run's held-out prompts, or others."""
+    sources = config.evaluation.prompts if other is None else (DataSource(path=str(other)),)
+    if not sources:
+        raise InputError("the run holds no prompts out (evaluation.prompts); give --prompts FILE")
+    return sources
 
 
 def _judges(config: TrainConfig, task: Task, name: str) -> list[Prompt]:

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from constrained_rl.checkpoint import write_text
 from constrained_rl.constraints import Constraint
 from constrained_rl.evaluation import Evaluation
 from llm_env.collectors import Responses, finite_scores
 from llm_env.divided_generation import Division, generate_own
+from llm_env.generation import Generation
 from llm_env.policy import CausalLMPolicy, prompt_room
 from llm_env.prompts import Prompt
+from llm_env.response_ends import Reading, end_ids
 from llm_env.safe_rlhf import Task
 from llm_env.tokens import encode_prompts, join
 
@@ -64,17 +65,18 @@ class HeldOut:
             attention,
             self.division,
             max_new_tokens=self.max_new_tokens,
-            eos_id=task.tokenizer.eos_token_id,
+            end_ids=end_ids(task.tokenizer, model),
             generator=torch.Generator(model.device).manual_seed(self.seed),
             greedy=greedy,
         )
         mine = world.slice(len(ids))
-        rows = join(ids[mine], attention[mine], own.response, own.mask)
+        read = Reading.by(task.tokenizer)(own.response, own.mask, own.finished)
+        rows = join(ids[mine], attention[mine], *read)
         responses = Responses(rows, task.prompts[mine], task.tokenizer)
         mode = "greedy" if greedy else "sampled"
-        return world.together(self._samples(responses, own.finished, mode))
+        return world.together(self._samples(responses, own, mode))
 
-    def _samples(self, responses: Responses, ended: Tensor, mode: str) -> list[Sample]:
+    def _samples(self, responses: Responses, own: Generation, mode: str) -> list[Sample]:
         reward = finite_scores("reward", self.task.reward, responses).tolist()
         costs = {
             name: finite_scores(f"cost {name!r}", cost, responses).tolist()
@@ -85,8 +87,8 @@ class HeldOut:
                 mode=mode,
                 prompt=responses.prompts[i],
                 response=text,
-                stop="eos" if ended[i] else "length",
-                tokens=int(responses.rows.response_mask[i].sum()),
+                stop="eos" if own.finished[i] else "length",
+                tokens=int(own.mask[i].sum()),
                 reward=reward[i],
                 costs={name: cost[i] for name, cost in costs.items()},
             )

@@ -18,6 +18,7 @@ from constrained_rl.checkpoint import write_text
 from constrained_rl.constraints import Constraint
 from constrained_rl.evaluation import MODES
 from constrained_rl.provenance import provenance
+from llm_env.response_ends import save_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,8 +42,7 @@ def export(
     work, aside = (folder.with_name(f".{folder.name}.{end}") for end in ("tmp", "old"))
     shutil.rmtree(work, ignore_errors=True)
     try:
-        model.save_pretrained(work)
-        tokenizer.save_pretrained(work)
+        save_model(model, tokenizer, work)
         write_text(work / "README.md", model_card(card))
     except Exception:
         shutil.rmtree(work, ignore_errors=True)

@@ -19,7 +19,7 @@ from constrained_rl.assembly import constrain
 from constrained_rl.streams import stream_names
 from llm_env.lora import reference_of, with_lora
 from llm_env.models import ModelSource, load_causal_lm
-from llm_env.policy import CausalLMPolicy
+from llm_env.policy import CausalLMPolicy, trunk_of
 from llm_env.recompute import recompute_activations
 from llm_env.safe_rlhf import Models, frozen_reference
 from llm_env.score_formats import load_score_model
@@ -93,13 +93,14 @@ def base_trunk(config: TrainConfig, start: PreTrainedModel, loaders: Loaders) ->
     trunk: PreTrainedModel
     match config.critic.trunk:
         case "shared":
-            return start.base_model
+            return trunk_of(start)
         case "policy":
-            trunk = copy.deepcopy(start.base_model)
+            trunk = copy.deepcopy(trunk_of(start))
         case "reward":
             trunk = loaders.score_model(config.reward).backbone.to(start.device, start.dtype)
             if config.policy.gradient_checkpointing:
                 recompute_activations(trunk)
         case path:
-            trunk = loaders.causal_lm(config.policy.model_copy(update={"path": path})).base_model
+            source = config.policy.model_copy(update={"path": path})
+            trunk = trunk_of(loaders.causal_lm(source))
     return trunk.requires_grad_(True)

@@ -124,6 +124,20 @@ CASES = (
         project(),
     ),
     Case(
+        "fit with adapters of no layer",
+        "a fit with adapters beside layers that the model does not have",
+        sft("model.lora.targets=c_attn"),
+        ("lora.targets is 'c_attn', but 'c_attn' fits no linear layer of LlamaForCausalLM",),
+        project(),
+    ),
+    Case(
+        "fit below a file",
+        "an output folder of a fit below a file",
+        (*TUNED, "--out", "policy/config.json/run"),
+        ("config.json/run cannot be made", "config.json is a file"),
+        project(gone("demonstrations.jsonl")),
+    ),
+    Case(
         "scores without categories",
         "several costs without categories",
         score("kind=costs"),

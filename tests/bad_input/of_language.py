@@ -299,6 +299,18 @@ CASES = (
         (". is no comparison", "crl llm compare"),
     ),
     Case(
+        "calibrate into nothing",
+        "a page of a calibration where nobody can make a folder",
+        (*OWN, "--out", "/proc/page"),
+        ("/proc/page cannot be made or written into", "choose another --out"),
+    ),
+    Case(
+        "comparison where nothing can be made",
+        "an output folder of a comparison where nobody can make one",
+        ("llm", "compare", "--quick", "--out", "/proc/run"),
+        ("/proc/run cannot be made or written into", "choose another --out"),
+    ),
+    Case(
         "calibrate half",
         "labels without a cost model",
         ("llm", "calibrate", "--data", "a.jsonl"),

@@ -4,7 +4,16 @@ import socket
 from contextlib import closing
 
 from tests.bad_input.case import Case
-from tests.bad_input.project import ROUNDED, crl_at, cut, family, gone, project, written
+from tests.bad_input.project import (
+    ROUNDED,
+    crl_at,
+    cut,
+    family,
+    gone,
+    json_fields,
+    project,
+    written,
+)
 
 HARM = ("costs.harm.path=cost", "costs.harm.direction=higher_is_worse", "costs.harm.sign_check=off")
 SCORES = ("--prompts", "held_out.txt", "--reward", "reward")
@@ -30,6 +39,27 @@ def another_folder(folder):
 
 
 ROUNDS = (
+    Case(
+        "rounds with adapters of no layer",
+        "rounds with adapters beside layers that the model does not have",
+        rounds("policy.lora.targets=c_attn"),
+        ("but 'c_attn' fits no linear layer of LlamaForCausalLM", "q_proj"),
+        project(),
+    ),
+    Case(
+        "evaluation below a file",
+        "an output folder of an evaluation below a file",
+        ("llm", "evaluate", "policy", *SCORES, "--out", "policy/config.json/run"),
+        ("config.json/run cannot be made or written into", "choose another --out"),
+        project(),
+    ),
+    Case(
+        "evaluation by a reward of a shorter context",
+        "an evaluation by a reward model that sees too few tokens",
+        evaluate("policy", *SCORES, "reward.sign_check=off", "max_new_tokens=16"),
+        ("reward (reward) sees 16 tokens", "lower max_new_tokens"),
+        project(json_fields("reward/config.json", max_position_embeddings=16)),
+    ),
     Case(
         "rounds of own prompts missing",
         "rounds of a model without prompts",

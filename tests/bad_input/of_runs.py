@@ -82,6 +82,25 @@ CASES = (
         files(run="precious"),
     ),
     Case(
+        "output where nothing can be made",
+        "an output folder where the system lets nobody make one",
+        train("Sound", out="/proc/run"),
+        ("/proc/run cannot be made or written into", "choose another --out"),
+    ),
+    Case(
+        "output behind a broken link",
+        "an output folder that is a broken link",
+        train("Sound"),
+        ("run cannot be made or written into (File exists)", "choose another --out"),
+        lambda folder: (folder / "run").symlink_to("nowhere"),
+    ),
+    Case(
+        "output of a long name",
+        "an output folder whose name is too long",
+        train("Sound", out="a" * 300),
+        ("(File name too long); choose another --out",),
+    ),
+    Case(
         "resume nothing",
         "a run that is not there, to resume",
         ("resume", "nowhere"),

@@ -1,5 +1,7 @@
 """Bad configs, models and data of `crl llm train` and `plan`."""
 
+from transformers import AutoModelForCausalLM
+
 from llm_env.models import ModelSource, load_causal_lm
 from tests.bad_input.case import Case
 from tests.bad_input.project import (
@@ -25,6 +27,13 @@ def plan(*arguments):
 
 
 IDENTITY = "align.constraint.transform=identity"
+
+
+def padded(folder):
+    """A change: the policy's embedding has more rows than its tokenizer has tokens."""
+    model = AutoModelForCausalLM.from_pretrained(folder / "policy")
+    model.resize_token_embeddings(384, mean_resizing=False)
+    model.save_pretrained(folder / "policy")
 
 
 def without(text):
@@ -104,6 +113,13 @@ MODELS = (
         project(family("policy", tokens="no eos")),
     ),
     Case(
+        "ends that are no ids",
+        "generation settings whose end is no token id",
+        train(),
+        ("policy is damaged (generation_config.json has eos_token_id 'stop')", "download it again"),
+        project(json_fields("policy/generation_config.json", eos_token_id="stop")),
+    ),
+    Case(
         "policy of an unknown eos",
         "an eos that the tokenizer does not know",
         train("policy.eos_token=<end>"),
@@ -165,6 +181,17 @@ MODELS = (
         train("critic.trunk=other"),
         ("the weights in other do not have the shapes", "not (320, 32)"),
         project(family("other"), json_fields("other/config.json", hidden_size=32)),
+    ),
+    Case(
+        "trunk of fewer rows",
+        "a critic's trunk whose embedding lacks rows of the policy's",
+        train("critic.trunk=reward"),
+        (
+            "the policy's embedding has 384 rows, that of the critic's trunk 320",
+            "critic.trunk = 'policy', or save the trunk",
+            "trunk.resize_token_embeddings(384)",
+        ),
+        project(padded),
     ),
     Case(
         "trunk of a shorter context",
@@ -230,6 +257,48 @@ SETTINGS = (
         train("critic.trunk=shared"),
         ("critic.trunk = 'shared' is an adapter beside the policy's: set policy.lora too",),
         project(),
+    ),
+    Case(
+        "adapters of no layer",
+        "adapters beside layers that the model does not have",
+        train('policy.lora.targets=["q_proj","c_attn"]'),
+        ("lora.targets is ('q_proj', 'c_attn'), but 'c_attn' fits no linear layer", "q_proj, up"),
+        project(),
+    ),
+    Case(
+        "adapters of no layer of the critic",
+        "a critic's adapters beside layers that its trunk does not have",
+        train("critic.lora.targets=lm_head"),
+        ("but 'lm_head' fits no linear layer of LlamaModel; give 'all-linear' or names among",),
+        project(),
+    ),
+    Case(
+        "reward of a shorter context",
+        "a reward model that sees fewer tokens than prompt and response have",
+        train("align.max_new_tokens=12"),
+        (
+            "reward (reward) sees 16 tokens",
+            "a response up to 12, its end 1",
+            "leave no room; lower",
+        ),
+        project(json_fields("reward/config.json", max_position_embeddings=16)),
+    ),
+    Case(
+        "held-out prompts beyond a cost",
+        "a held-out prompt that a cost model cannot see with its response",
+        train("evaluation.prompts=[{path='held_out.txt'}]", "align.max_new_tokens=8"),
+        ("costs.harm (cost) sees 64 tokens", 'costs.harm.too_long = "cut_prompt"'),
+        project(
+            json_fields("cost/config.json", max_position_embeddings=64),
+            written("held_out.txt", "hello\n" + "a " * 40 + "\n"),
+        ),
+    ),
+    Case(
+        "training where nothing can be made",
+        "an output folder of a training where the system lets nobody make one",
+        (*TRAINED, "--out", "/proc/run"),
+        ("/proc/run cannot be made or written into", "choose another --out"),
+        project(gone("policy/model.safetensors")),
     ),
     Case(
         "adapters without peft",
@@ -355,6 +424,13 @@ PLAN = (
         plan("--memory", "-1"),
         ("--memory is -1 GiB, expected more than 0",),
         project(),
+    ),
+    Case(
+        "plan of a reward of a shorter context",
+        "a plan of a reward model that sees too few tokens",
+        plan("align.max_new_tokens=16"),
+        ("reward (reward) sees 16 tokens",),
+        project(json_fields("reward/config.json", max_position_embeddings=16)),
     ),
     Case(
         "plan over the context",

@@ -125,7 +125,7 @@ def test_the_same_command_generates_and_scores_nothing_again(answered, home, mon
         raise AssertionError("made again")
 
     monkeypatch.setattr(answers_module, "generate", forbidden)
-    monkeypatch.setattr(judging, "token_rows", forbidden)
+    monkeypatch.setattr(judging, "read_rows", forbidden)
     again = collect_answers(request(home, reference="one"), folder, silent)
     assert again.rows == found.rows
 

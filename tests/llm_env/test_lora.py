@@ -185,7 +185,7 @@ def test_targets_are_names_of_layers_and_unknown_or_tied_ones_are_refused():
     model = causal_lm()
     policy = adapted(model, config=LoRAConfig(rank=1, targets=("q_proj", "v_proj")))
     assert len(list(lora_layers(policy))) == 4
-    with pytest.raises(InputError, match=r"fits no layer of LlamaForCausalLM; give .*q_proj"):
+    with pytest.raises(InputError, match=r"'c_attn' fits no linear layer of LlamaFor.*q_proj"):
         adapted(model, config=LoRAConfig(targets=("c_attn",)))
     with pytest.raises(InputError, match="whose weights are the input embedding's"):
         adapted(causal_lm("gpt2"), config=LoRAConfig(targets=("lm_head",)))
