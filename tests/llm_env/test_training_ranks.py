@@ -22,7 +22,8 @@ from tests.llm_env.test_training import models, tree  # noqa: F401 (a fixture)
 
 
 def config(models, **over):  # noqa: F811
-    over = {"align": {"iterations": 2}} | over
+    # costs that differ between responses: of a constant, a critic explains 0 / 0
+    over = {"align": {"iterations": 2, "constraint": {"transform": "probability"}}} | over
     return validate(TrainConfig, tree(models, **over), "test")
 
 
