@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from constrained_rl.agent import Agent
+from constrained_rl.errors import Notice
 from constrained_rl.evaluation import MODES, Evaluation
 from constrained_rl.feasibility import kept
 from constrained_rl.processes import close_envs
+from constrained_rl.seeds import Seeds
 from constrained_rl.statistics import Interval
 
 
@@ -28,7 +31,9 @@ def evaluate_run(
         if place != folder and not place.is_dir():
             continue  # no evaluation was feasible, or none was asked for
         agent = Agent.read(place, device=device)
-        envs = agent.separate_environments(min(episodes, agent.config.env.num_envs))
+        count = min(episodes, agent.config.env.num_envs)
+        _warn_of_seen_seeds(seed, count, agent.collector.under_way.seeds)
+        envs = agent.separate_environments(count)
         unfinished = which == "last" and not (folder / "policy.safetensors").is_file()
         at = f" (iteration {agent.parts.iteration})" if which == "best" or unfinished else ""
         for mode, deterministic in MODES.items():
@@ -37,6 +42,17 @@ def evaluate_run(
         close_envs(envs)
         agent.close()
     return {"run": str(folder), "seed": seed, "policies": rows}
+
+
+def _warn_of_seen_seeds(seed: int, count: int, seeds: Seeds) -> None:
+    use = seeds.given_to(seed, count)
+    if use is not None:
+        warnings.warn(
+            f"--seed {seed} plays episodes of {use}, which had a say in which policy this is; for "
+            f"fresh ones give another, such as --seed {seeds.free(count)}",
+            Notice,
+            stacklevel=3,
+        )
 
 
 def describe(found: Evaluation) -> dict[str, Any]:

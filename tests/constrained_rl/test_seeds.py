@@ -9,7 +9,8 @@ import constrained_rl as crl
 from constrained_rl import replay, run
 from constrained_rl.certificate import Request, certify_run
 from constrained_rl.checkpoint import checkpoints, load_state, save_state
-from constrained_rl.errors import InputError
+from constrained_rl.errors import InputError, Notice
+from constrained_rl.evaluation_report import evaluate_run
 from constrained_rl.seeds import Seeds, evaluation_seed
 from llm_env import cli
 from tests.constrained_rl.helpers import tiny
@@ -121,6 +122,13 @@ def test_on_the_command_line_too(monkeypatch, capsys, tmp_path):
     assert best.is_dir()
     with pytest.raises(InputError, match="--seed 1000003 plays episodes of the evaluations"):
         cli.app(["certify", str(best), "--seed", "1000003"])
+
+
+def test_an_evaluation_on_episodes_of_training_says_so(tmp_path):
+    folder = run.start(config_of("tests/Noted-v0", iterations=2), tmp_path / "run")
+    with pytest.warns(Notice, match=r"--seed 3 plays episodes of training \(seeds 0 … 15\)"):
+        evaluate_run(folder, 4, 3)
+    assert evaluate_run(folder, 4, 16)["seed"] == 16
 
 
 def test_a_finished_run_goes_on_with_new_episodes(tmp_path):
