@@ -7,7 +7,7 @@ that only resets is masked. Running sums cross windows: an episode is reported w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,40 @@ class Windowing:
             )
 
 
+@dataclass
+class LimitSeen:
+    """How does a time limit report an end that was drawn at the same step? From ends so far.
+
+    Most say both, terminated and truncated. One that says only terminated shows where nobody has
+    lived longer: of the episodes that end at that age some are truncated and some are not.
+    """
+
+    age: int = 0  # of the longest episode
+    cut: bool = False  # one of that age was truncated
+    drawn: bool = False  # one of that age was terminated only
+    together: bool = False  # some episode was both
+
+    def see(
+        self,
+        age: Array,  # [E] of the episodes that end
+        terminated: Array,  # [E]
+        truncated: Array,  # [E]
+    ) -> None:
+        """Take note of the ends of a step."""
+        oldest = int(age.max())
+        if oldest > self.age:
+            self.age, self.cut, self.drawn = oldest, False, False
+        last = age == self.age
+        self.cut |= bool((truncated & ~terminated & last).any())
+        self.drawn |= bool((terminated & ~truncated & last).any())
+        self.together |= bool((terminated & truncated).any())
+
+    @property
+    def apart(self) -> bool:
+        """Whether a drawn end hides that the limit was reached, as far as that shows."""
+        return self.cut and self.drawn and not self.together
+
+
 class VectorCollector:
     """Steps `envs` with `policy`; episodes continue from one window into the next."""
 
@@ -91,7 +125,7 @@ class VectorCollector:
         self._windowing, self._channels, self._device = windowing, len(cost_names), device
         self.cost_names = cost_names
         self._generator = torch.Generator(device).manual_seed(seed)
-        self._together = False  # a step has been terminated and truncated at once
+        self._limit = LimitSeen()
         self._restart(seed)
 
     def _restart(self, seed: int) -> None:
@@ -119,7 +153,6 @@ class VectorCollector:
         rewards, costs, terminations, truncations, dones, masks, firsts, endings = (
             self._rows(record) for record in zip(*steps, strict=True)
         )
-        self._together |= bool((terminations & truncations).any())
         known = not endings.isnan().any()
         return Rollout(
             obs=torch.stack(observed, 1),
@@ -133,7 +166,7 @@ class VectorCollector:
             exchangeable=True,
             first=firsts,
             ending=endings if known else None,
-            ends=expected_ends(endings, truncations, self._together) if known else None,
+            ends=expected_ends(endings, truncations, self._limit.apart) if known else None,
         )
 
     def _play_burn_in(self) -> None:
@@ -156,6 +189,8 @@ class VectorCollector:
         cost = self._read_cost(info, mask)
         reward = np.where(mask, reward, 0.0)
         done = (terminated | truncated) & mask
+        if "termination" in info and done.any():
+            self._limit.see(self._length[done] + 1, terminated[done], truncated[done])
         self._account(reward, cost, mask, done, t, ended)
         ending = read_ending(info, mask)
         cut = truncated & mask
@@ -220,7 +255,7 @@ class VectorCollector:
         """Generator, and either everything about the episodes under way or their restart seed."""
         state: dict[str, object] = {
             "generator": self._generator.get_state(),
-            "together": self._together,
+            "limit": asdict(self._limit),
         }
         if not isinstance(self._envs, SavesState):
             return state | {"restart_seed": self._restart_seed}
@@ -238,7 +273,9 @@ class VectorCollector:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Restore `state_dict`."""
         restore_generator(self._generator, _tensor(state["generator"]))
-        self._together = bool(state.get("together", False))  # older checkpoints do not say
+        limit = state.get("limit", {})  # older checkpoints do not say
+        assert isinstance(limit, dict)
+        self._limit = LimitSeen(**limit)
         if not isinstance(self._envs, SavesState):
             seed = state["restart_seed"]
             assert isinstance(seed, int)
