@@ -15,7 +15,8 @@ from gymnasium.wrappers import TimeLimit
 
 from constrained_rl.collectors import LimitSeen
 from constrained_rl.logging import read_metrics
-from constrained_rl.streams import corrected_costs, expected_ends
+from constrained_rl.rollout import Streams
+from constrained_rl.streams import corrected_costs, expected_change, expected_ends
 from llm_env import cli
 from tests.constrained_rl.helpers import restored, vector
 from tests.constrained_rl.test_collectors import collector_of
@@ -89,6 +90,24 @@ def test_windows_that_cut_episodes_expect_their_ends_together(ends):
     rollouts = [collector.collect() for _ in range(8)]  # the script, with a last reset, twice
     expected = [float(rollout.ends[rollout.mask].sum()) for rollout in rollouts[4:]]
     assert sum(expected) == 16
+
+
+@pytest.mark.parametrize("ends", CONVENTIONS)
+def test_what_an_update_changes_is_shared_among_the_same_ends(ends):
+    rollout = collector_of(vector(made(ends)), STEPS, 1).collect()
+    logp = torch.zeros(1, STEPS)
+    streams = Streams(
+        obs=rollout.obs,
+        action=rollout.action,
+        mask=rollout.mask,
+        logp=logp,
+        value=torch.zeros(1, STEPS, 2),
+        advantage=torch.full((1, STEPS, 2), 3.0),
+        exchangeable=True,
+    )
+    # every one of 28 decisions became half as likely again: Σ ½ · 3 over 16 episodes
+    moved = expected_change(rollout, streams, logp + np.log(1.5), counted=99)
+    assert moved.tolist() == pytest.approx([28 * 1.5 / 16])
 
 
 def test_a_truncated_step_is_one_end_or_one_and_the_chance_that_hides_others():
