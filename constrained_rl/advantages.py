@@ -138,25 +138,19 @@ def require_mixable(
     advantage: Tensor,  # [B, T, S] the streams it was mixed from
     lam: Tensor,  # [K]
 ) -> Tensor:  # [B, T]
-    """Return `mixed`, or raise `NonFiniteError` where it is beyond what can be squared.
+    """Return `mixed`, or raise `NonFiniteError` where λ took it beyond what can be squared.
 
-    Its deviation would be infinite, and every decision as good as any other: what made it so is
-    named, a λ that has exploded or the streams.
+    Its deviation would be infinite, and every decision as good as any other.
     """
     reach = float(mixed.abs().max())
-    if reach < LARGEST:
-        return mixed
-    if float(advantage.abs().max()) < LARGEST:
-        prices = ", ".join(f"{price:.3g}" for price in lam.tolist())
-        raise NonFiniteError(
-            f"λ has exploded: it is {prices}, at which the mixed advantages reach {reach:.3g}; the "
-            "run stops here and its last checkpoint is intact. λ grew faster than the policy could "
-            "answer: set multiplier.maximum, lower multiplier.learning_rate or the gains, or count "
-            "costs in larger units; a run's config.toml may be changed before `crl resume`"
-        )
+    if reach < LARGEST or not float(advantage.abs().max()) < LARGEST:
+        return mixed  # streams that are no numbers are told by what made them so
+    prices = ", ".join(f"{price:.3g}" for price in lam.tolist())
     raise NonFiniteError(
-        f"advantages of the reward or of a cost reach {reach:.3g}, too large to be compared; the "
-        "run stops here and its last checkpoint is intact. Count them in larger units"
+        f"λ has exploded: it is {prices}, at which the mixed advantages reach {reach:.3g}; the run "
+        "stops here and its last checkpoint is intact. λ grew faster than the policy could answer: "
+        "set multiplier.maximum, lower multiplier.learning_rate or the gains, or count costs in "
+        "larger units; a run's config.toml may be changed before `crl resume`"
     )
 
 

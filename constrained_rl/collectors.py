@@ -8,7 +8,7 @@ Checkpoints change nothing: they hold what finds the episodes under way again (`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,40 @@ class Windowing:
             )
 
 
+@dataclass
+class LimitSeen:
+    """How does a time limit report an end that was drawn at the same step? From ends so far.
+
+    Most say both, terminated and truncated. One that says only terminated shows where nobody has
+    lived longer: of the episodes that end at that age some are truncated and some are not.
+    """
+
+    age: int = 0  # of the longest episode
+    cut: bool = False  # one of that age was truncated
+    drawn: bool = False  # one of that age was terminated only
+    together: bool = False  # some episode was both
+
+    def see(
+        self,
+        age: Array,  # [E] of the episodes that end
+        terminated: Array,  # [E]
+        truncated: Array,  # [E]
+    ) -> None:
+        """Take note of the ends of a step."""
+        oldest = int(age.max())
+        if oldest > self.age:
+            self.age, self.cut, self.drawn = oldest, False, False
+        last = age == self.age
+        self.cut |= bool((truncated & ~terminated & last).any())
+        self.drawn |= bool((terminated & ~truncated & last).any())
+        self.together |= bool((terminated & truncated).any())
+
+    @property
+    def apart(self) -> bool:
+        """Whether a drawn end hides that the limit was reached, as far as that shows."""
+        return self.cut and self.drawn and not self.together
+
+
 class VectorCollector:
     """Steps `envs` with `policy`; episodes continue from one window into the next."""
 
@@ -84,7 +118,7 @@ class VectorCollector:
         self._channels, self._device = len(cost_names), device
         self.cost_names = cost_names
         self._generator = torch.Generator(device).manual_seed(seed)
-        self._together = False  # a step has been terminated and truncated at once
+        self._limit = LimitSeen()
         self.under_way = UnderWay(envs, self._channels, seed)
         self._burn_in = windowing.burn_in  # steps still to be played before a window
 
@@ -113,7 +147,6 @@ class VectorCollector:
                 [step.ending for step in steps],
             )
         )
-        self._together |= bool((terminated & cut).any())
         known = not endings.isnan().any()
         return Rollout(
             obs=torch.stack(observed, 1),
@@ -127,7 +160,7 @@ class VectorCollector:
             exchangeable=True,
             first=self._rows([step.first for step in steps]),
             ending=endings if known else None,
-            ends=expected_ends(endings, cut, self._together) if known else None,
+            ends=expected_ends(endings, cut, self._limit.apart) if known else None,
         )
 
     def _play_burn_in(self) -> None:
@@ -139,7 +172,11 @@ class VectorCollector:
     def _step(self, obs: Tensor) -> tuple[Tensor, Step]:
         """Act once everywhere."""
         action = self._policy.act(obs, self._generator, deterministic=False)
-        return action, self.under_way.play(self._policy.executed(action))
+        step = self.under_way.play(self._policy.executed(action))
+        *_, length, rows = step.finished
+        if len(rows) and not np.isnan(step.ending[rows]).any():
+            self._limit.see(length, step.terminated[rows], step.cut[rows])
+        return action, step
 
     def _rows(self, steps: Sequence[Array]) -> Tensor:
         """Stack T arrays [N, …] to a tensor [N, T, …]; numbers become default floats."""
@@ -153,7 +190,7 @@ class VectorCollector:
         own = {
             "generator": self._generator.get_state(),
             "burn_in": self._burn_in,
-            "together": self._together,
+            "limit": asdict(self._limit),
         }
         return own | self.under_way.state()
 
@@ -162,7 +199,9 @@ class VectorCollector:
         generator, burn_in = state["generator"], self._windowing.burn_in
         assert isinstance(generator, Tensor)
         restore_generator(self._generator, generator)
-        self._together = bool(state.get("together", False))  # older checkpoints do not say
+        limit = state.get("limit", {})  # older checkpoints do not say
+        assert isinstance(limit, dict)
+        self._limit = LimitSeen(**limit)
         if self.under_way.load(state):
             saved = state["burn_in"]
             assert isinstance(saved, int)

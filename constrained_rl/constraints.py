@@ -16,7 +16,7 @@ from torch import Tensor
 
 from constrained_rl.errors import InputError, require_finite
 from constrained_rl.estimators import Estimator, Tail, Tracking
-from constrained_rl.feasibility import ROUNDING
+from constrained_rl.feasibility import CANCELLED, ROUNDING
 from constrained_rl.rollout import Episodes, Rollout, Streams
 from constrained_rl.transforms import (
     Per,
@@ -123,7 +123,10 @@ class Signal:
     def violation(self) -> Tensor:
         """Return J_C − limit, [K]; positive means violated, 0 met as far as rounding can tell."""
         excess = self.cost - self.limit
-        return torch.where(excess.abs() <= ROUNDING * self.limit.abs(), 0.0, excess)
+        rounding = ROUNDING * self.limit.abs()
+        if len(self.cost_scale) == len(self.cost):  # a single shaped stream has no costs' scales
+            rounding = rounding + CANCELLED * self.cost_scale
+        return torch.where(excess.abs() <= rounding, 0.0, excess)
 
 
 class Constraints:

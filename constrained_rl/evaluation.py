@@ -24,7 +24,7 @@ from constrained_rl.cmdp import read_cost, require_finite_observations, reset_en
 from constrained_rl.config import Selection
 from constrained_rl.constraints import Constraint
 from constrained_rl.errors import InputError, require_finite
-from constrained_rl.feasibility import kept
+from constrained_rl.feasibility import CANCELLED, kept
 from constrained_rl.networks import ActingPolicy
 from constrained_rl.statistics import Interval, mean_interval
 
@@ -83,6 +83,7 @@ def evaluate(
     obs = reset_envs(envs, seed)
     generator = torch.Generator(policy.encode(obs).device).manual_seed(seed)
     total, cost = np.zeros(count), np.zeros((count, len(cost_names)))
+    size = np.zeros_like(cost)  # Σ |c|, which tells what rounding can have left of a sum of 0
     length, played = np.zeros(count), np.zeros(count, dtype=np.int64)
     ended = np.zeros(count, dtype=bool)
     finished: list[tuple[Floats, Floats, Floats]] = []
@@ -93,13 +94,15 @@ def evaluate(
         obs, reward, terminated, truncated, info = step_envs(envs, policy.executed(action))
         total += np.where(mask, reward, 0.0)
         if cost_names:
-            cost += read_cost(info, mask, len(cost_names))
+            paid = read_cost(info, mask, len(cost_names))
+            cost, size = cost + paid, size + np.abs(paid)
         length += mask
         ended = (terminated | truncated) & mask
         counted = np.flatnonzero(ended & (played < quota))
-        finished.append((total[counted], cost[counted], length[counted]))
+        sums = np.where(np.abs(cost) <= CANCELLED * size, 0.0, cost)[counted]
+        finished.append((total[counted], sums, length[counted]))
         played += ended
-        total[ended], cost[ended], length[ended] = 0.0, 0.0, 0.0
+        total[ended], cost[ended], size[ended], length[ended] = 0.0, 0.0, 0.0, 0.0
         _require_an_end(length)
     returns, costs, lengths = (np.concatenate(part) for part in zip(*finished, strict=True))
     require_finite("evaluation return", torch.from_numpy(returns))

@@ -18,6 +18,9 @@ ROUNDING = 1e-6
 """share of |limit| by which a cost may miss its limit and meets it all the same: sums of float32
 costs are exact to 6e-8 of themselves, and three times 0.1 is above 0.3 in float64 too"""
 
+CANCELLED = 1e-13
+"""share of the costs themselves that rounding may leave where they add up to a limit of 0"""
+
 
 def kept(cost: float, limit: float) -> bool:
     """Whether cost ≤ limit, up to what rounding makes of a cost that meets it exactly.

@@ -100,7 +100,8 @@ def _explain(model: type[BaseModel], problem: Tree) -> tuple[str, str]:
         return ".".join(known) or "together", str(problem["ctx"]["error"])
     if problem["type"] == "union_tag_not_found":
         tags = ", ".join(f"'{_tag(member)}'" for member in _sections_at(model, location))
-        return ".".join(known), f"found no kind in {problem['input']!r}; set kind to one of {tags}"
+        path, found = ".".join(known), problem["input"]
+        return path, f"found no kind in {found!r}; set {path}.kind to one of {tags}"
     if problem["type"] in ("union_tag_invalid", "literal_error"):
         return ".".join(known), _unknown_value(problem)
     if problem["type"] == "missing":

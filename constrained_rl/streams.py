@@ -98,20 +98,16 @@ def require_chance(reported: bool) -> None:
 def expected_ends(
     ending: Tensor,  # [B, T] probability p of `terminated`
     truncated: Tensor,  # [B, T] bool
-    together: bool,
+    apart: bool = False,
 ) -> Tensor:  # [B, T]
-    """How many episodes are expected to end with each decision, E[e_t] = P(done), a mean of 1 each.
+    """How many episodes are expected to end with each decision: E e = P(done), over a draw of p.
 
     e = p where nothing is cut, and where the episode is truncated
-    e = 1        if the environment truncates whatever was drawn (`together`: both flags at once)
-    e = 1 + p    if it truncates only what was not drawn to terminate. At the time limit
-                 E e = p · p + (1 − p) (1 + p) = 1
-
-    Until both flags have been seen at once the second holds. Where it should have been the first,
-    it counts p too much at each time limit until a draw of probability p ends that: one end too
-    many in a whole training.
+    e = 1        if a time limit truncates whatever was drawn: there every episode ends
+    e = 1 + p    if it truncates only what was not drawn to terminate (`apart`), so that of an end
+                 that was drawn at the limit nobody knows: E e = p · p + (1 − p) (1 + p) = 1
     """
-    return torch.where(truncated, torch.ones_like(ending) + (0 if together else ending), ending)
+    return torch.where(truncated, torch.ones_like(ending) + (ending if apart else 0), ending)
 
 
 def expected_change(

@@ -6,7 +6,7 @@ from my_env import Room  # its step returns info["cost"] = [energy, cold]
 
 import constrained_rl as crl
 
-agent = crl.scale_free(Room, limit=(29.0, 9.0))
+agent = crl.scale_free(Room, limit={"energy": 29.0, "cold": 9.0})
 agent.train(150_000)
 print(agent.evaluate(100).intervals())
 

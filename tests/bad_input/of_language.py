@@ -221,7 +221,7 @@ CASES = (
         "equal scores",
         "standardised scores that are all equal",
         lambda: aligned(normalize_scores="reference"),
-        ("needs scores that differ", "'running'"),
+        ("needs scores that differ", "align.normalize_scores=running"),
     ),
     Case(
         "no demonstrations",

@@ -467,7 +467,7 @@ DUAL = (
         "price of standardised streams",
         "a price where λ is none",
         ("llm", "dual", "train.toml", "align.ppo.normalize=streams"),
-        ("ppo.normalize='streams'", "is no price; use normalize='mixed'"),
+        ("ppo.normalize='streams'", "is no price; use align.ppo.normalize=mixed"),
         project(),
     ),
     Case(

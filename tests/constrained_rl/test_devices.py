@@ -19,6 +19,7 @@ from constrained_rl.agent import Agent
 from constrained_rl.checkpoint import checkpoints, load_state, save_state
 from constrained_rl.config import RunConfig
 from constrained_rl.devices import DeviceNotice, choose_device, device_here, restore_generator
+from constrained_rl.distributed import connect
 from constrained_rl.errors import InputError
 from constrained_rl.settings import validate
 from llm_env import cli
@@ -91,6 +92,14 @@ def test_a_gpu_of_another_number_takes_its_place(two_gpus):
     with pytest.warns(DeviceNotice, match="device=cuda:5, but torch sees 2"):
         assert device_here("cuda:5") == "cuda"
     assert device_here("cuda:1") == "cuda:1"
+
+
+def test_ranks_of_a_job_take_gpus_of_their_own(two_gpus, monkeypatch):
+    for name, value in {"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0, "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    with pytest.raises(InputError, match=r"device is 'cuda:1', but each of 2 ranks .*device=cuda"):
+        connect(choose_device("cuda:1"), 1.0)
 
 
 # random numbers

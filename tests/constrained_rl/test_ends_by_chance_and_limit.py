@@ -13,10 +13,12 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.wrappers import TimeLimit
 
+from constrained_rl.collectors import LimitSeen
 from constrained_rl.logging import read_metrics
-from constrained_rl.streams import corrected_costs, expected_ends
+from constrained_rl.rollout import Streams
+from constrained_rl.streams import corrected_costs, expected_change, expected_ends
 from llm_env import cli
-from tests.constrained_rl.helpers import vector
+from tests.constrained_rl.helpers import restored, vector
 from tests.constrained_rl.test_collectors import collector_of
 
 P = 0.25
@@ -90,15 +92,53 @@ def test_windows_that_cut_episodes_expect_their_ends_together(ends):
     assert sum(expected) == 16
 
 
-def test_flags_seen_together_are_remembered_by_a_saved_collector():
-    collector = collector_of(vector(made("together")), STEPS + 1, 1)
-    collector.collect()
-    copy = collector_of(vector(made("together")), STEPS + 1, 1)
-    copy.load_state_dict(collector.state_dict())
-    assert copy.state_dict()["together"] is True
+@pytest.mark.parametrize("ends", CONVENTIONS)
+def test_what_an_update_changes_is_shared_among_the_same_ends(ends):
+    rollout = collector_of(vector(made(ends)), STEPS, 1).collect()
+    logp = torch.zeros(1, STEPS)
+    streams = Streams(
+        obs=rollout.obs,
+        action=rollout.action,
+        mask=rollout.mask,
+        logp=logp,
+        value=torch.zeros(1, STEPS, 2),
+        advantage=torch.full((1, STEPS, 2), 3.0),
+        exchangeable=True,
+    )
+    # every one of 28 decisions became half as likely again: Σ ½ · 3 over 16 episodes
+    moved = expected_change(rollout, streams, logp + np.log(1.5), counted=99)
+    assert moved.tolist() == pytest.approx([28 * 1.5 / 16])
+
+
+def test_a_truncated_step_is_one_end_or_one_and_the_chance_that_hides_others():
     chance, truncated = torch.full((1, 2), P), torch.tensor([[True, False]])
-    assert expected_ends(chance, truncated, together=True).tolist() == [[1, P]]
-    assert expected_ends(chance, truncated, together=False).tolist() == [[1 + P, P]]
+    assert expected_ends(chance, truncated).tolist() == [[1, P]]
+    assert expected_ends(chance, truncated, apart=True).tolist() == [[1 + P, P]]
+
+
+@pytest.mark.parametrize("ends", CONVENTIONS)
+def test_how_the_limit_is_reported_is_seen_and_saved(ends):
+    collector = collector_of(vector(made(ends)), STEPS + 1, 1)
+    collector.collect()
+    copy = collector_of(vector(made(ends)), STEPS + 1, 1)
+    copy.load_state_dict(restored(collector.state_dict()))
+    assert copy.state_dict()["limit"] == collector.state_dict()["limit"]
+    first, second = collector.collect(), copy.collect()
+    assert torch.equal(first.ends, second.ends)
+    assert set(first.ends[first.mask].tolist()) == {P, 1 + P if ends == "apart" else 1}
+
+
+def test_truncation_at_random_is_no_time_limit():
+    yes, no = np.array([True]), np.array([False])
+    seen = LimitSeen()
+    for age, terminated, truncated in ((3, yes, no), (3, no, yes)):
+        seen.see(np.array([age]), terminated, truncated)
+    assert seen.apart  # nobody has lived longer yet
+    seen.see(np.array([5]), no, yes)
+    assert not seen.apart
+    seen.see(np.array([5]), yes, no)
+    seen.see(np.array([2]), yes, yes)
+    assert not seen.apart  # both at once: the draw hides nothing
 
 
 @pytest.mark.parametrize("ends", ["together", "apart"])

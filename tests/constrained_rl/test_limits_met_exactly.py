@@ -17,7 +17,7 @@ from constrained_rl.logging import read_metrics
 from constrained_rl.safety_test import SafetyTest
 from constrained_rl.transforms import group_excess, transform_cost
 from llm_env import cli
-from tests.constrained_rl.helpers import Scripted, tiny
+from tests.constrained_rl.helpers import Scripted, tiny, vector
 
 THREE = 0.1 + 0.1 + 0.1
 FLOAT32 = 3 * float(np.float32(0.1))
@@ -54,6 +54,19 @@ def test_no_price_rises_at_the_limit(rule, dtype):
     for metrics in agent.iterate(3 * agent.steps_per_iteration):
         assert metrics["lambda/risk"] == 0
     assert metrics["estimate/risk"] > 0.3
+
+
+def test_costs_that_cancel_meet_a_limit_of_0():
+    # 0.1 + 0.2 − 0.3 is 5.6e-17
+    env = Scripted([(1.0, 0.1), (1.0, 0.2), (1.0, -0.3)], ends="truncated")
+    env.cost_names = ("risk",)
+    agent = tiny("ppo_lagrangian", lambda: env, limit=0.0, sub={"num_envs": 1})
+    for metrics in agent.iterate(3 * agent.steps_per_iteration):
+        assert metrics["lambda/risk"] == 0
+    assert 0 < metrics["estimate/risk"] < 1e-16
+    found = agent.evaluate(2, env=vector(env))
+    assert found.feasible
+    assert found.cost.tolist() == [[0.0], [0.0]]
 
 
 def test_the_violation_is_0_within_rounding_and_exact_beyond():

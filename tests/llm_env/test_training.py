@@ -260,7 +260,7 @@ def test_a_report_is_one_file(finished):
     [
         ({"align": {"ptx_coefficient": 1.0}}, "needs demonstrations"),
         ({"critic": {"trunk": "shared"}}, r"set policy\.lora too"),
-        ({"align": {"limit": [0.1, 0.2]}}, "2 entries for 1 costs"),
+        ({"align": {"limit": [0.1, 0.2]}}, "2 entries for the costs"),
         ({"reward": {"direction": "up"}}, "higher_is_better"),
         ({"policy": {"pth": "x"}}, "did you mean 'path'"),
     ],
