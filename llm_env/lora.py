@@ -154,9 +154,11 @@ def targeted(model: PreTrainedModel, config: LoRAConfig) -> list[str]:
     """
     layers = _linear_layers(model)
     if isinstance(config.targets, str) and config.targets.lower() == ALL:
-        return [
-            name for name, layer in layers.items() if layer is not model.get_output_embeddings()
-        ]
+        output = model.get_output_embeddings()
+        names = [name for name, layer in layers.items() if layer is not output]
+        if not names:
+            raise InputError(f"{type(model).__name__} has no linear layers; leave lora out")
+        return names
     found = {target: _fitting(target, layers) for target in _each(config.targets)}
     lost = [target for target, names in found.items() if not names]
     if lost:
@@ -203,12 +205,27 @@ def _fitting(target: str, layers: Mapping[str, nn.Module]) -> list[str]:
 def _linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Layers that may get an adapter: y = W x, and nothing else.
 
-    A router that is a linear layer with a forward of its own (PhiMoE, Llama 4) is none.
+    A router that is a linear layer by its class, and chooses experts (PhiMoE, Llama 4), is none.
     """
     from transformers.pytorch_utils import Conv1D
 
-    plain = (nn.Linear.forward, Conv1D.forward)
-    return {name: m for name, m in model.named_modules() if type(m).forward in plain}
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, Conv1D) or (isinstance(layer, nn.Linear) and _maps(layer))
+    }
+
+
+def _maps(layer: nn.Linear) -> bool:
+    """Whether a linear layer gives what its class promises: one tensor of so many numbers."""
+    if type(layer).forward is nn.Linear.forward:
+        return True
+    try:
+        with torch.no_grad():
+            found: object = layer(layer.weight.new_zeros(1, layer.in_features))
+    except (RuntimeError, TypeError, ValueError):  # it asks for more than x
+        return False
+    return isinstance(found, Tensor) and found.shape == (1, layer.out_features)
 
 
 def _of_experts(model: nn.Module) -> str:

@@ -13,28 +13,37 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
-from llm_env.policy import forward_parameters, position_argument
+from llm_env.policy import context_length, forward_parameters, position_argument
 from llm_env.tokens import position_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+LENGTH = 256
+"""tokens of the text that is tried"""
+
+
 def freeze_unreached(model: PreTrainedModel) -> None:
     """Freeze those of a model's trainable weights that a forward of text does not use.
 
-    The model is a causal LM or the trunk of one. Nothing is differentiated: the graph of a forward
-    of three tokens tells which weights are in it.
+    The model is a causal LM or the trunk of one. Nothing is differentiated: the graph of one
+    forward tells which weights are in it. Its text is as long as `LENGTH`: there are layers that
+    sum up so many tokens before they do anything (DeepSeek-V4).
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained or model.device.type == "meta":  # a plan's outline cannot be run
         return
-    ids = torch.tensor([[1, 2, 3]], device=model.device)
+    length = min(LENGTH, context_length(model.config) or LENGTH)
+    ids = 1 + torch.arange(length, device=model.device).unsqueeze(0) % 3
     attention = torch.ones_like(ids, dtype=torch.bool)
-    positions = position_argument(forward_parameters(model), position_ids(attention))
+    accepted = forward_parameters(model)
+    arguments = position_argument(accepted, position_ids(attention))
+    if "logits_to_keep" in accepted:
+        arguments["logits_to_keep"] = 1
 
     def output() -> Tensor:  # logits, or a trunk's hidden states
-        found = model(input_ids=ids, attention_mask=attention, use_cache=False, **positions)
+        found = model(input_ids=ids, attention_mask=attention, use_cache=False, **arguments)
         tensor: Tensor = found[0]
         return tensor
 

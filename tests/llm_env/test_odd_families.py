@@ -16,6 +16,7 @@ from constrained_rl.settings import validate
 from llm_env.models import LoRAConfig, ModelSource, load_causal_lm
 from llm_env.policy import context_length, response_logp, trunk_of
 from llm_env.reached import freeze_unreached
+from llm_env.recompute import recompute_activations
 from llm_env.response_ends import save_model
 from llm_env.scoring import ScoreModel, TokenCritic
 from llm_env.tokens import pair_rows
@@ -25,6 +26,7 @@ from tests.bad_input.project import json_fields, project
 from tests.llm_env.families import VOCABULARY, family_tokenizer
 from tests.llm_env.ranks import on_ranks
 from tests.llm_env.test_training import models, tree  # noqa: F401 (a fixture)
+from tests.llm_env.tiny import FAMILIES, causal_lm
 
 pytest.importorskip("peft")
 
@@ -221,13 +223,31 @@ def test_of_a_model_that_sees_only_what_text_reaches_is_trained(tmp_path):
     assert context_length(model.config) == 64
 
 
-def test_nothing_of_a_model_of_text_is_frozen():
-    for name in ("llama", "gpt_oss"):
-        kinds = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 4}
-        model = made(name, **(kinds if name == "gpt_oss" else {}))
-        for part in (model, model.base_model):
-            freeze_unreached(part)
-            assert all(p.requires_grad for p in part.parameters())
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_of_a_model_of_text_is_frozen(family, recomputed):
+    model = causal_lm(family)
+    if recomputed:
+        recompute_activations(model)
+    for part in (model, model.base_model):
+        freeze_unreached(part)
+        assert all(p.requires_grad for p in part.parameters())
+
+
+def test_a_layer_that_sums_up_many_tokens_is_reached():
+    # DeepSeek-V4 compresses keys and values of 4 and of 128 tokens
+    model = made("deepseek_v4", **{**EXPERTS["mixtral"], "max_position_embeddings": 512})
+    freeze_unreached(model)
+    still = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert not [name for name in still if "kv_proj" in name]
+
+
+def test_adapters_stand_beside_linear_layers_that_compute_for_themselves():
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("falcon", **small, **IDS))
+    own = {type(layer).__name__ for layer in model.modules() if isinstance(layer, torch.nn.Linear)}
+    assert "FalconLinear" in own
+    assert len(list(lora_layers(with_lora(model, LoRAConfig(rank=2), seeded())))) == 8
 
 
 def test_adapters_of_an_image_encoder_are_frozen():
