@@ -161,6 +161,17 @@ def made_by(factory: Factory) -> AnyEnv:
             "expected a gymnasium.Env. A vector environment is passed as it is, without a function "
             "around it; an environment whose step returns six values is wrapped: FromSixTuple(env)"
         )
+    try:
+        spaces = env.observation_space, env.action_space
+    except AttributeError as error:
+        raise InputError(
+            f"the environment {function_name(factory)} has no observation_space or action_space "
+            f"({error}); set both in its constructor to spaces of gymnasium.spaces"
+        ) from error
+    if not all(isinstance(space, gymnasium.Space) for space in spaces):
+        raise InputError(
+            f"the spaces of {function_name(factory)} are {spaces}, no gymnasium.spaces"
+        )
     return env
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import AsyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, VectorEnv, VectorWrapper
 
 from constrained_rl.errors import InputError
 
@@ -88,7 +88,9 @@ def _normalizes(wrapper: Thing) -> bool:
         return False
     values = [x for x in attributes.values() if not _is_environment(x)]
     values += [x for value in values if isinstance(value, dict) for x in value.values()]
-    return any(_are_statistics(_attributes(thing)) for thing in (wrapper, *values))
+    if isinstance(wrapper, gymnasium.Wrapper | VectorWrapper):
+        values.append(wrapper)  # an environment's own mean may be that of a bandit's arm
+    return any(_are_statistics(_attributes(value)) for value in values)
 
 
 def _are_statistics(attributes: dict[str, Thing]) -> bool:

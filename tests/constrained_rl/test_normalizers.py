@@ -161,6 +161,16 @@ def test_fixed_statistics_of_ones_own_pass():
     require_no_statistics(Scaled(Walk()))
 
 
+def test_the_numbers_of_a_bandit_are_no_statistics():
+    class Bandit(Walk):
+        def __init__(self):
+            super().__init__()
+            self.mean, self.var, self.count = 0.5, 1.0, 0
+
+    require_no_statistics(Bandit())
+    require_no_statistics(TimeLimit(Bandit(), 3))
+
+
 class Hidden(gymnasium.ObservationWrapper):
     """Keeps a mean where nobody sees it."""
 

@@ -218,6 +218,14 @@ def test_sub_environments_of_different_spaces_are_refused():
         trained([Walk, other])
 
 
+@pytest.mark.parametrize("wrong", [{}, {"observation_space": (2,), "action_space": Discrete(2)}])
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_environment_without_spaces_is_refused(wrong, vectorization):
+    bare = type("Bare", (gymnasium.Env,), wrong)
+    with pytest.raises(InputError, match=r"gymnasium\.spaces"):
+        trained(bare, sub={"vectorization": vectorization})
+
+
 # Resets
 
 
