@@ -98,7 +98,8 @@ def five_values(env: object, found: Any) -> tuple[Any, ...]:  # noqa: ANN401
     count = len(found) if isinstance(found, tuple | list) else type(found).__name__
     raise InputError(
         f"step of {env} returned another number of values ({count}) than Gymnasium's five: "
-        f"observation, reward, terminated, truncated, info. {FIVE}"
+        "observation, reward, terminated, truncated, info"
+        + ("" if isinstance(env, VectorEnv) else f". {FIVE}")
     )
 
 

@@ -131,6 +131,15 @@ def test_costs_of_a_given_vector_environment_are_named_for_what_they_are(cost, f
     assert "cut off" not in str(caught.value)
 
 
+def test_a_native_step_of_another_length_is_refused_without_advice_for_single_ones():
+    class Four(NativeWalk):
+        def step(self, actions):
+            return super().step(actions)[:4]
+
+    with pytest.raises(InputError, match=r"number of values \(4\).*truncated, info$"):
+        tiny("ppo_lagrangian", Four(), 1.0)
+
+
 # Infos of a given vector environment
 
 
