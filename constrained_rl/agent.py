@@ -68,7 +68,8 @@ class Agent:
                 default `config.env.id` or `config.env.file`.
         """
         self.config = config = resolve(config, env)
-        self._source = env
+        by_config = isinstance(env, VectorEnv) and config.env.id != GIVEN
+        self._source = None if by_config else env
         self.envs = make_environments(env, config)
         torch.set_num_threads(config.threads)
         device = choose_device(config.device)
@@ -178,9 +179,7 @@ class Agent:
     ) -> VectorEnvironment:
         """Environments like those of training, or from `env`."""
         source = self._source if env is None else env
-        if env is None and isinstance(source, VectorEnv) and self.config.env.id != GIVEN:
-            source = None  # by the config, as a loaded agent
-        elif env is None and isinstance(source, VectorEnv):
+        if env is None and isinstance(source, VectorEnv):
             raise InputError(
                 f"the agent was built on the vector environment {source}, of which no second one "
                 "can be made; pass env=… to evaluate on, or build the agent from an id or a factory"
