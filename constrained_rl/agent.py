@@ -43,7 +43,7 @@ from constrained_rl.processes import close_envs
 from constrained_rl.protocols import Metrics
 from constrained_rl.registered import recipe_of
 from constrained_rl.settings import merge, read_run_config, validate
-from constrained_rl.spaces import observations_of, require_finite_numbers, require_like
+from constrained_rl.spaces import finite_numbers, observations_of, require_like
 from constrained_rl.streams import stream_names
 from constrained_rl.weight_average import WeightAverage
 
@@ -129,8 +129,7 @@ class Agent:
         Raises `InputError` for anything else than finite observations of the training's space.
         """
         batch, single = observations_of(obs, self.envs.single_observation_space)
-        encoded = self.policy.encode(batch)
-        require_finite_numbers(encoded, obs)
+        encoded = finite_numbers(self.policy.encode(batch), obs)
         action = self.policy.executed(self.policy.act(encoded, None, deterministic))
         return action[0] if single else action
 

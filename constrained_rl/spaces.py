@@ -113,13 +113,14 @@ def observations_of(
     return (array[None] if single else array), single
 
 
-def require_finite_numbers(encoded: Tensor, obs: object) -> None:
-    """Refuse observations that are not finite numbers for the network."""
+def finite_numbers(encoded: Tensor, obs: object) -> Tensor:
+    """Observations as encoded for the network, if they are finite there."""
     if not bool(encoded.isfinite().all()):
         raise InputError(
             f"predict got observations that are NaN or infinite in {encoded.dtype}: {short(obs)}; "
             "a policy cannot read them"
         )
+    return encoded
 
 
 def require_like(envs: VectorEnv[Any, Any, Any], trained: VectorEnv[Any, Any, Any]) -> None:

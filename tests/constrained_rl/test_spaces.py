@@ -70,7 +70,7 @@ def test_an_agent_says_so_and_so_does_a_loaded_one(tmp_path):
         with pytest.raises(InputError, match="the pair"):
             one.predict(env.reset(seed=0))
         for number in (np.nan, -np.inf, 1e39):  # the last is infinite in float32
-            with pytest.raises(InputError, match="NaN or infinite in torch.float32"):
+            with pytest.raises(InputError, match=r"NaN or infinite in torch\.float32"):
                 one.predict(np.full(env.observation_space.shape, number))
     obs = np.stack([env.reset(seed=n)[0] for n in range(4)])
     backwards = agent.predict(obs[::-1])  # a view with negative strides
