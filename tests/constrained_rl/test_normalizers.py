@@ -2,7 +2,12 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
-from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TimeLimit
+from gymnasium.wrappers import (
+    NormalizeObservation,
+    NormalizeReward,
+    TimeLimit,
+    TransformObservation,
+)
 from gymnasium.wrappers import vector as vector_wrappers
 from gymnasium.wrappers.utils import RunningMeanStd
 from typer.testing import CliRunner
@@ -46,10 +51,22 @@ def agent_on(env, **sub):
     return tiny("ppo_lagrangian", env, 1.0, sub=sub)
 
 
+def transformed():
+    """Statistics in the closure of a function."""
+    statistics = RunningMeanStd(shape=(2,))
+
+    def standardized(obs):
+        statistics.update(obs[None])
+        return ((obs - statistics.mean) / np.sqrt(statistics.var)).astype(np.float32)
+
+    return TransformObservation(Walk(), standardized, None)
+
+
 @pytest.mark.parametrize(
     ("make", "name"),
     [
         (observed, "NormalizeObservation"),
+        (transformed, "TransformObservation"),
         (lambda: NormalizeReward(Walk()), "NormalizeReward"),
         (lambda: TimeLimit(Cost(observed(), ("risk",)), 3), "NormalizeObservation"),
         (lambda: Normed(Walk()), "Normed"),
