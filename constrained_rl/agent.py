@@ -46,7 +46,7 @@ from constrained_rl.registered import recipe_of
 from constrained_rl.sections import Limit
 from constrained_rl.seeds import evaluation_seed
 from constrained_rl.settings import merge, read_run_config, validate
-from constrained_rl.spaces import observations_of, require_like
+from constrained_rl.spaces import finite_numbers, observations_of, require_like
 from constrained_rl.streams import stream_names
 from constrained_rl.unfinished import warn_without_episodes
 from constrained_rl.weight_average import WeightAverage
@@ -69,7 +69,8 @@ class Agent:
                 default `config.env.id` or `config.env.file`.
         """
         self.config = config = resolve(config, env)
-        self._source = env
+        by_config = isinstance(env, VectorEnv) and config.env.id != GIVEN
+        self._source = None if by_config else env
         self.envs = make_environments(env, config)
         torch.set_num_threads(config.threads)
         device = choose_device(config.device)
@@ -140,7 +141,7 @@ class Agent:
         Raises `InputError` for anything else than finite observations of the training's space.
         """
         batch, single = observations_of(obs, self.envs.single_observation_space)
-        encoded = self.policy.encode(batch)
+        encoded = finite_numbers(self.policy.encode(batch), obs)
         action = self.policy.executed(self.policy.act(encoded, None, deterministic))
         return action[0] if single else action
 
@@ -196,9 +197,7 @@ class Agent:
     ) -> VectorEnvironment:
         """Environments like those of training, or from `env`."""
         source = self._source if env is None else env
-        if env is None and isinstance(source, VectorEnv) and self.config.env.id != GIVEN:
-            source = None  # by the config, as a loaded agent
-        elif env is None and isinstance(source, VectorEnv):
+        if env is None and isinstance(source, VectorEnv):
             raise InputError(
                 f"the agent was built on the vector environment {source}, of which no second one "
                 "can be made; pass env=… to evaluate on, or build the agent from an id or a factory"

@@ -24,7 +24,6 @@ from constrained_rl.cmdp import (
     AnyVectorEnv,
     Floats,
     cost_names,
-    made_by,
     read_cost,
     require_finite_observations,
     require_next_step,
@@ -44,6 +43,7 @@ from constrained_rl.contract import (
     time_limit,
 )
 from constrained_rl.errors import InputError, short
+from constrained_rl.factories import made_by
 from constrained_rl.faults import where_raised
 from constrained_rl.findings import Finding, Level, Report
 from constrained_rl.normalizers import require_no_statistics

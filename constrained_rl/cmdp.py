@@ -9,7 +9,7 @@ Letters: N sub-environments, K cost channels.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,8 +18,9 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-from constrained_rl.costs import CURE, are_names, function_name
+from constrained_rl.costs import CURE, are_names
 from constrained_rl.errors import InputError, short
+from constrained_rl.factories import Factory, SubEnvironmentMaker
 from constrained_rl.faults import where_raised
 from constrained_rl.processes import LeavesSignals, of_processes
 from constrained_rl.registered import Vectorization, find_spec
@@ -39,7 +40,6 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 AnyEnv = gymnasium.Env[Any, Any]
 AnyVectorEnv = VectorEnv[Any, Any, Any]
-Factory = Callable[[], AnyEnv]
 
 
 @runtime_checkable
@@ -134,35 +134,13 @@ def vectorize(factories: Sequence[Factory], vectorization: Vectorization = "auto
         )
     made = AsyncVectorEnv if vectorization == "async" else SyncVectorEnv
     prepare = LeavesSignals(in_processes=vectorization == "async")
-    wrapped = [_Wrapped(factory, prepare) for factory in factories]
+    wrapped = [SubEnvironmentMaker(factory, prepare) for factory in factories]
     try:
         return made(wrapped, autoreset_mode=AutoresetMode.NEXT_STEP)
     except RuntimeError as error:
         if "observation_mode" in str(error) or "action space" in str(error):
             raise InputError(f"the sub-environments do not fit together: {error}") from error
         raise
-
-
-class _Wrapped:
-    """A factory of sub-environments; a class, so that processes can be sent it."""
-
-    def __init__(self, factory: Factory, prepare: LeavesSignals) -> None:
-        self.factory, self.prepare = factory, prepare
-
-    def __call__(self) -> AnyEnv:
-        return SubEnvironment(self.prepare(made_by(self.factory)))
-
-
-def made_by(factory: Factory) -> AnyEnv:
-    """The environment that a function makes; `InputError` if it is none."""
-    env = factory()
-    if not isinstance(env, gymnasium.Env):
-        raise InputError(
-            f"the environment factory {function_name(factory)} returned a {type(env).__name__}, "
-            "expected a gymnasium.Env. A vector environment is passed as it is, without a function "
-            "around it; an environment whose step returns six values is wrapped: FromSixTuple(env)"
-        )
-    return env
 
 
 def step_envs(

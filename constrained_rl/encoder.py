@@ -71,6 +71,7 @@ class RunningNorm(nn.Module):
         self.scale.copy_(torch.where(variance > 0, variance, math.inf).rsqrt())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # noqa: ANN401
+        # Folders without an epsilon are of versions that added 1e-8.
         state_dict.setdefault(f"{prefix}epsilon", torch.tensor(1e-8, dtype=torch.float64))
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._rescale()
@@ -88,12 +89,11 @@ class Encoder(nn.Module):
         self._dims = len(shape)
         self.size = sum(self._categories) or int(np.prod(shape))
         self.norm: RunningNorm | None = None
-        self.wide = False
-        """whether observations are float64 until they are normalised: float32 would round them"""
+        self.wide = False  # observations stay float64 until they are normalised
         # One-hot, binary and tabular observations are on one scale already.
         if config.normalize_observations and isinstance(space, spaces.Box):
             self.norm = RunningNorm(self.size, _resolution(space))
-            self.wide = not np.can_cast(space.dtype, np.float32)
+            self.wide = not np.can_cast(space.dtype, np.float32)  # which would round them
 
     def raw(self, obs: Tensor) -> Tensor:
         """Flatten a space's dimensions, one-hot its categories."""

@@ -16,12 +16,13 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from constrained_rl.cmdp import Factory, require_next_step, vec_with, vectorize
+from constrained_rl.cmdp import require_next_step, vec_with, vectorize
 from constrained_rl.config import EnvConfig, RunConfig
 from constrained_rl.envs import BUILT_IN
 from constrained_rl.envs.problems import PROBLEMS, cmdp_of
 from constrained_rl.envs.tabular import tabular_vec
 from constrained_rl.errors import InputError, short
+from constrained_rl.factories import Factory
 from constrained_rl.finite import FiniteCMDP, load_cmdp
 from constrained_rl.normalizers import require_no_statistics
 from constrained_rl.registered import Recipe, Remade, recipe_of

@@ -2,17 +2,19 @@
 
 Such a wrapper lives in the environment, not in the policy: evaluation, loading, `best/` and
 certificates would build new ones with other statistics, that is, play another policy. Statistics
-that are frozen are constants, and pass. Absent: statistics in a closure, which nobody sees;
-`check_cmdp` notices that observations do not repeat.
+that are frozen are constants, and pass. Absent: statistics that are no object with a mean and a
+count; of those `check_cmdp` notices that observations do not repeat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from types import FunctionType, MethodType
 from typing import Any
 
 import gymnasium
-from gymnasium.vector import AsyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, VectorEnv, VectorWrapper
 
 from constrained_rl.errors import InputError
 
@@ -51,7 +53,7 @@ def _refusal(name: str) -> InputError:
         "it out: observations are standardised by statistics that are saved with the policy "
         "(network.normalize_observations, on by default), and critics of any reward's scale learn "
         "with ppo.normalize_values=true. A wrapper whose statistics are fixed may stay: set "
-        "update_running_mean = False where it is made"
+        "update_running_mean = False where it is made, or hold mean and variance as plain arrays"
     )
 
 
@@ -87,8 +89,22 @@ def _normalizes(wrapper: Thing) -> bool:
     if False in frozen:  # Gymnasium's switch and Stable-Baselines3's
         return False
     values = [x for x in attributes.values() if not _is_environment(x)]
-    values += [x for value in values if isinstance(value, dict) for x in value.values()]
-    return any(_are_statistics(_attributes(thing)) for thing in (wrapper, *values))
+    values += [x for value in values for x in _within(value)]
+    if isinstance(wrapper, gymnasium.Wrapper | VectorWrapper):
+        values.append(wrapper)  # an environment's own mean may be that of a bandit's arm
+    return any(_are_statistics(_attributes(value)) for value in values)
+
+
+def _within(value: Thing) -> list[Thing]:
+    """What a table, a method or a function holds: `TransformObservation` is given a function."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, MethodType):
+        return [value.__self__]
+    if isinstance(value, FunctionType):
+        with suppress(ValueError):  # a name that has no value yet
+            return [cell.cell_contents for cell in value.__closure__ or ()]
+    return []
 
 
 def _are_statistics(attributes: dict[str, Thing]) -> bool:

@@ -56,7 +56,11 @@ class SubEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:  # noqa: ANN401
         """Play one action."""
-        obs, reward, terminated, truncated, info = five_values(self.env, self.env.step(action))
+        # Types are looked at before anything is called: this is done for every sub-environment.
+        found: Any = self.env.step(action)
+        if type(found) is not tuple or len(found) != 5:
+            found = five_values(self.env, found)
+        obs, reward, terminated, truncated, info = found
         self._require_shape(obs)
         if type(reward) is not float:
             reward = number("reward", reward)
@@ -94,7 +98,8 @@ def five_values(env: object, found: Any) -> tuple[Any, ...]:  # noqa: ANN401
     count = len(found) if isinstance(found, tuple | list) else type(found).__name__
     raise InputError(
         f"step of {env} returned another number of values ({count}) than Gymnasium's five: "
-        f"observation, reward, terminated, truncated, info. {FIVE}"
+        "observation, reward, terminated, truncated, info"
+        + ("" if isinstance(env, VectorEnv) else f". {FIVE}")
     )
 
 

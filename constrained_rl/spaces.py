@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
+from torch import Tensor
 
 from constrained_rl.errors import InputError, short
 from constrained_rl.returned import as_array, require_categories
@@ -83,7 +84,7 @@ def _stand_for_none(box: spaces.Box) -> bool:
 def observations_of(
     obs: object, space: gymnasium.Space[Any]
 ) -> tuple[NDArray[Any], bool]:  # [N, …], whether it was a single one
-    """One observation or a batch of them as a batch; `InputError` unless they are of `space`."""
+    """One observation or a batch as a batch; `InputError` unless they have the space's form."""
     if isinstance(obs, tuple) and len(obs) == 2 and isinstance(obs[1], Mapping):
         raise InputError(
             "predict got the pair (observation, info) that reset returns, expected the "
@@ -107,14 +108,19 @@ def observations_of(
             f"predict got an array of shape {array.shape}, expected one observation of shape "
             f"{shape} or a batch of shape {('N', *shape)}, as in {space}"
         )
-    if not np.isfinite(array).all():
-        raise InputError(
-            f"predict got observations that are NaN or infinite: {short(obs)}; a policy cannot "
-            "read them"
-        )
     require_categories(array, space)
     single = array.shape == shape
     return (array[None] if single else array), single
+
+
+def finite_numbers(encoded: Tensor, obs: object) -> Tensor:
+    """Observations as encoded for the network, if they are finite there."""
+    if not bool(encoded.isfinite().all()):
+        raise InputError(
+            f"predict got observations that are NaN or infinite in {encoded.dtype}: {short(obs)}; "
+            "a policy cannot read them"
+        )
+    return encoded
 
 
 def require_like(envs: VectorEnv[Any, Any, Any], trained: VectorEnv[Any, Any, Any]) -> None:

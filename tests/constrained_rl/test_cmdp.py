@@ -281,6 +281,12 @@ def test_a_factory_that_makes_no_environment_is_named():
         vectorize([three])
 
 
+@pytest.mark.parametrize("needy", [lambda seed: Scripted(0.5), SyncVectorEnv])
+def test_a_factory_that_needs_arguments_is_named(needy):
+    with pytest.raises(InputError, match=r"needs arguments \(missing .*lambda: Mine"):
+        vectorize([needy])
+
+
 @pytest.mark.parametrize("env_id", ["constrained_rl/PointHazard-v0", "Acrobot-v1"])
 @pytest.mark.parametrize(
     ("vectorization", "kind"), [("sync", SyncVectorEnv), ("async", AsyncVectorEnv)]

@@ -2,7 +2,12 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
-from gymnasium.wrappers import NormalizeObservation, NormalizeReward, TimeLimit
+from gymnasium.wrappers import (
+    NormalizeObservation,
+    NormalizeReward,
+    TimeLimit,
+    TransformObservation,
+)
 from gymnasium.wrappers import vector as vector_wrappers
 from gymnasium.wrappers.utils import RunningMeanStd
 from typer.testing import CliRunner
@@ -46,10 +51,22 @@ def agent_on(env, **sub):
     return tiny("ppo_lagrangian", env, 1.0, sub=sub)
 
 
+def transformed():
+    """Statistics in the closure of a function."""
+    statistics = RunningMeanStd(shape=(2,))
+
+    def standardized(obs):
+        statistics.update(obs[None])
+        return ((obs - statistics.mean) / np.sqrt(statistics.var)).astype(np.float32)
+
+    return TransformObservation(Walk(), standardized, None)
+
+
 @pytest.mark.parametrize(
     ("make", "name"),
     [
         (observed, "NormalizeObservation"),
+        (transformed, "TransformObservation"),
         (lambda: NormalizeReward(Walk()), "NormalizeReward"),
         (lambda: TimeLimit(Cost(observed(), ("risk",)), 3), "NormalizeObservation"),
         (lambda: Normed(Walk()), "Normed"),
@@ -159,6 +176,16 @@ def test_fixed_statistics_of_ones_own_pass():
             return obs
 
     require_no_statistics(Scaled(Walk()))
+
+
+def test_the_numbers_of_a_bandit_are_no_statistics():
+    class Bandit(Walk):
+        def __init__(self):
+            super().__init__()
+            self.mean, self.var, self.count = 0.5, 1.0, 0
+
+    require_no_statistics(Bandit())
+    require_no_statistics(TimeLimit(Bandit(), 3))
 
 
 class Hidden(gymnasium.ObservationWrapper):

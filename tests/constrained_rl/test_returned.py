@@ -131,6 +131,15 @@ def test_costs_of_a_given_vector_environment_are_named_for_what_they_are(cost, f
     assert "cut off" not in str(caught.value)
 
 
+def test_a_native_step_of_another_length_is_refused_without_advice_for_single_ones():
+    class Four(NativeWalk):
+        def step(self, actions):
+            return super().step(actions)[:4]
+
+    with pytest.raises(InputError, match=r"number of values \(4\).*truncated, info$"):
+        tiny("ppo_lagrangian", Four(), 1.0)
+
+
 # Infos of a given vector environment
 
 
@@ -216,6 +225,14 @@ def test_sub_environments_of_different_spaces_are_refused():
     other = seeing(Box(-1, 1, (3,), np.float32), np.zeros(3, np.float32))
     with pytest.raises(InputError, match=r"do not fit together.*not equivalent"):
         trained([Walk, other])
+
+
+@pytest.mark.parametrize("wrong", [{}, {"observation_space": (2,), "action_space": Discrete(2)}])
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_environment_without_spaces_is_refused(wrong, vectorization):
+    bare = type("Bare", (gymnasium.Env,), wrong)
+    with pytest.raises(InputError, match=r"gymnasium\.spaces"):
+        trained(bare, sub={"vectorization": vectorization})
 
 
 # Resets
