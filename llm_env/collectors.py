@@ -53,9 +53,33 @@ Score: TypeAlias = Callable[[Responses], Tensor]
 """Score [B] of finished responses."""
 
 
+@dataclass(frozen=True, eq=False)
+class ModelScore:
+    """Score by a model that shares the policy's tokenizer."""
+
+    model: ScoreModel
+
+    def __call__(self, responses: Responses) -> Tensor:  # [B]
+        """Scores of finished responses."""
+        return model_scores(self.model, responses.rows)
+
+
 def by_model(model: ScoreModel) -> Score:
     """Score by a model that shares the policy's tokenizer."""
-    return lambda responses: model_scores(model, responses.rows)
+    return ModelScore(model)
+
+
+def require_kinds(reward: Score, costs: Mapping[str, Score]) -> None:
+    """`InputError` where a model that was trained as a cost is the reward, or the other way."""
+    uses = [("reward", "reward", reward), *(("cost", f"cost {n!r}", c) for n, c in costs.items())]
+    for role, name, score in uses:
+        kind = score.model.kind if isinstance(score, ModelScore) else None
+        if kind not in (None, role):
+            raise InputError(
+                f"the {name} is a model that was trained as a {kind}: higher is "
+                f"{'better' if kind == 'reward' else 'worse'} there; hand in the {role} model, or "
+                "a function of responses that negates it"
+            )
 
 
 def by_text(scorer: Scorer) -> Score:
@@ -115,6 +139,7 @@ class TokenCollector:
         division: Division | None = None,
     ) -> None:
         check_tokenizer(tokenizer)
+        require_kinds(reward, costs)
         self._division = division or Division(World())
         self._division.check(batch, "align.prompts")
         self._policy, self._tokenizer, self._prompts = policy, tokenizer, list(prompts)

@@ -22,6 +22,7 @@ from llm_env.http_json import Patience
 from llm_env.prompts import Prompt, PromptFormat, prompt_format, with_prompt_format
 from llm_env.score_client import RemoteScores
 from llm_env.score_formats import Format, Role, detect_format, load_score_model
+from llm_env.score_kinds import POINTS, require_direction, require_one_direction, stated_kind
 from llm_env.score_reading import Reader, end_tokens, load_tokenizer_of
 from llm_env.score_sources import ScoreSource
 from llm_env.scoring import ScoreModel
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 PERSONAL = {"head", "direction", "limit", "sign_check", "sign_pairs"}
 """what sources of one trunk or service may differ in"""
-POINTS: dict[Role, Direction] = {"reward": "higher_is_better", "cost": "higher_is_worse"}
 
 
 class Origin(Protocol):
@@ -111,6 +111,7 @@ def load_columns(
     wanted: Sequence[Wanted], tokenizer: PreTrainedTokenizerBase | None, device: torch.device
 ) -> list[Column]:
     """Every wanted score, loaded and its sign checked; `tokenizer` is the policy's."""
+    require_one_direction(wanted)
     groups: dict[str, list[Wanted]] = {}
     for item in wanted:
         groups.setdefault(_shared_part(item.source), []).append(item)
@@ -147,6 +148,8 @@ def _prepare(
     kind = detect_format(folder) if source.format == "auto" else source.format
     if not folder.is_dir():
         detect_format(folder)  # says so
+    for item in group:
+        require_direction(item, stated_kind(folder, kind))
     own = _tokenizer(source, folder, tokenizer)
     own = with_prompt_format(own, _prompt_format(source, kind, own))
     roles = {item.role for item in group}

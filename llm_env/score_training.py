@@ -209,6 +209,7 @@ def train_score_model(
     data = _labelled(model, tokenizer, pairs, kind, config)
     require_labels(data, model.names, kind, config)
     order, sign = data.order * int(config.ranking), data.sign * int(config.sign)
+    model.kind = "reward" if kind == "reward" else "cost"
 
     def loss(batch: list[int]) -> Tensor:
         score = data.scores(model, batch, tokenizer.pad_token_id)

@@ -13,7 +13,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 HEAD_FILE = "score_head.safetensors"
 ABOUT_FILE = "score_head.json"
-"""names of the heads, and how scores are standardised"""
+"""names of the heads, what they are, and how scores are standardised"""
 
 
 class Scorer(Protocol):
@@ -83,6 +83,8 @@ class ScoreModel(nn.Module):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         self.normalizer = normalizer
+        self.kind: Literal["reward", "cost"] | None = None
+        """what its scores are, once it was trained: higher for better, or higher for worse"""
         self.train(False)
 
     @property
@@ -141,6 +143,7 @@ class ScoreModel(nn.Module):
             bias=bias is not None,
             normalizer=normalizer,
         )
+        score_model.kind = about.get("kind")
         score_model.load_head(weight, bias, str(directory))
         return score_model
 
@@ -169,6 +172,8 @@ class ScoreModel(nn.Module):
             self.backbone.save_pretrained(folder)
         head = {name: value.contiguous() for name, value in self.head.state_dict().items()}
         about: dict[str, object] = {"names": list(self.names)}
+        if self.kind is not None:
+            about["kind"] = self.kind
         if self.normalizer is not None:
             head |= {f"normalizer.{k}": v for k, v in self.normalizer.state_dict().items()}
             about["normalizer"] = {"kind": self.normalizer.kind, "active": self.normalizer.active}

@@ -114,7 +114,9 @@ def detect(value: Mapping[str, object], where: str) -> Format:
 def _format_of(value: Mapping[str, object]) -> Format | None:
     """The format whose fields a row has; tables of several kinds fill the others' with null."""
     told = {name for name in value if value[name] is not None}
-    known = [form for form, fields in FIELDS.items() if set(fields) <= told and form != "prompts"]
+    known: list[Format] = [
+        form for form, fields in FIELDS.items() if set(fields) <= told and form != "prompts"
+    ]
     # a null answer does not make a prompt of its row
     known += [form for form, fields in FIELDS.items() if set(fields) <= set(value)]
     # a preference row without a label must not pass for a prompt
