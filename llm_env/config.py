@@ -26,10 +26,11 @@ class TokenPPOConfig(PPOConfig):
     """token rows stay whole"""
     gamma: Share = 1.0
     """discount of the reward stream"""
-    learning_rate: Positive = 5e-4
-    """Adam step of the policy; 1e-5 for pretrained models of billions of parameters"""
-    critic_learning_rate: Positive | None = 1e-3
-    """Adam step of the critic"""
+    learning_rate: Positive = 9.65e-6
+    """Adam step of the policy: Safe RLHF's, for models of billions of parameters; small ones that
+    are trained from scratch take 5e-4"""
+    critic_learning_rate: Positive | None = 5e-6
+    """Adam step of the critic: Safe RLHF's; 1e-3 for small ones"""
     betas: tuple[Share, Share] = (0.9, 0.95)
     """Adam's moment decays"""
     schedule: Schedule = "constant"
