@@ -15,11 +15,13 @@ from torch import Tensor
 
 from constrained_rl.errors import InputError
 from constrained_rl.sections import Count, Positive, Section
+from constrained_rl.settings import read_toml
 from llm_env.generation import generate
 from llm_env.policy import forward_parameters, position_argument, response_logp
-from llm_env.prompts import PromptFormat, set_prompt_format
+from llm_env.prompts import PromptFormat, prompt_format, says_format, set_prompt_format
 from llm_env.recompute import recompute_activations
 from llm_env.score_files import damaged, load_whole, quiet_transformers, read_json, tensor_places
+from llm_env.scoring import HEAD_FILE
 from llm_env.tokens import check_tokenizer, join, position_ids
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """one of them is in nearly every model's folder"""
+MADE = ("policy", "best", "model")
+"""folders in which runs and fits leave a language model"""
 DType = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 
@@ -53,10 +57,11 @@ class ModelSource(Section):
     """attention implementation; auto: the fastest that transformers has for the family"""
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, a third more time"""
-    prompt_format: PromptFormat = "auto"
-    """how prompts become text. auto: as the folder says, else strings as they are and turns by the
-    chat template; template: all by the chat template; beaver: all as the Safe RLHF models were
-    trained (BEGINNING OF CONVERSATION: USER: … ASSISTANT:); plain: strings as they are"""
+    prompt_format: PromptFormat | None = None
+    """how prompts become text. template: all by the chat template; plain: strings as they are;
+    beaver: as the Safe RLHF models were trained (BEGINNING OF CONVERSATION: USER: … ASSISTANT:);
+    auto: as the folder says, else strings as they are and turns by the chat template. Default: as
+    the folder says, else template where there is one"""
     eos_token: str | None = None
     """token that ends a response, as "<end_of_turn>" of chat models; default: the tokenizer's"""
     lora: LoRAConfig | None = None
@@ -90,9 +95,30 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         _set_eos(tokenizer, source.eos_token)
     check_tokenizer(tokenizer)
     _require_rows(tokenizer, config, source.path)
-    if source.prompt_format != "auto":
-        set_prompt_format(tokenizer, source.prompt_format)
+    form = source.prompt_format
+    if form not in (None, "auto") or not says_format(tokenizer):
+        # said from here on, also in every folder that this tokenizer is saved to
+        set_prompt_format(
+            tokenizer, form or format_of_before(source.path) or prompt_format(tokenizer)
+        )
     return tokenizer
+
+
+def format_of_before(folder: str | Path) -> PromptFormat | None:
+    """The format of a folder that a fit or run made when folders did not say theirs, else None.
+
+    The config of such a run holds a `prompt_format` all the same, and score models were fitted to
+    strings as they are. What is made now says its format.
+    """
+    path = Path(folder).resolve()
+    if (path / HEAD_FILE).is_file():
+        return "auto"
+    for home in (path.parent, *path.parents[2:3]):  # RUN/policy, RUN/rounds/1/policy
+        if path.name in MADE and (home / "config.toml").is_file():
+            sections = [read_toml(home / "config.toml").get(name) for name in ("policy", "model")]
+            told = [s["prompt_format"] for s in sections if s and "prompt_format" in s]
+            return told[0] if told else None
+    return None
 
 
 def load_causal_lm(source: ModelSource, device: torch.device) -> PreTrainedModel:
@@ -131,7 +157,7 @@ def check_weights(source: ModelSource) -> None:
             "copy or download it again"
         )
     heads = [name for name in names if name.startswith(("score_head.", "score."))]
-    if heads or (folder / "score_head.safetensors").is_file():
+    if heads or (folder / HEAD_FILE).is_file():
         raise InputError(
             f"{folder} holds a score model, which cannot write; give the language model that "
             "answers, and score models as a reward or cost"

@@ -4,7 +4,8 @@
     [{"role": "user", "content": "hi"}, …]               messages: system?, user, assistant, …, user
     ["hi", "hello", "how do I bake bread?"]              the same turns, alternating from the user
 
-How they become text is a property of a model, so it is kept with its tokenizer, also on disk:
+How they become text is a property of a model, so it is kept with its tokenizer, also on disk. Where
+nothing is said it is "template" if the tokenizer has a chat template, and else "auto":
 
     auto      a string as it is; turns by the chat template, or where there is none as "beaver"
     template  all by the tokenizer's chat template; a string is one turn of the user
@@ -102,9 +103,15 @@ def with_prompt_format(
     return own
 
 
+def says_format(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether somebody decided how prompts become text for the model of this tokenizer."""
+    return "prompt_format" in tokenizer.init_kwargs
+
+
 def prompt_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
     """How prompts become text for the model of this tokenizer; `InputError` if no one knows."""
-    form: PromptFormat = tokenizer.init_kwargs.get("prompt_format", "auto")
+    usual: PromptFormat = "auto" if tokenizer.chat_template is None else "template"
+    form: PromptFormat = tokenizer.init_kwargs.get("prompt_format", usual)
     if form not in get_args(PromptFormat):
         raise InputError(
             f"the tokenizer's prompt_format is {form!r}, expected one of "

@@ -54,7 +54,7 @@ class ScoreSource(Section):
     """folder of its tokenizer, or "policy" for the policy's; default: the model's own folder"""
     prompt_format: PromptFormat = "auto"
     """how prompts become text for it, in the words of a model's prompt_format. auto: beaver for
-    Beaver models; else as the folder says; else template for a classifier that has one"""
+    Beaver models; else as the folder says; else template where its tokenizer has one"""
     append_eos: bool | None = None
     """end every response as in its training (eos, or what its chat template writes); default: yes,
     except what a classifier takes for padding, which transformers never reads"""

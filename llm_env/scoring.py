@@ -23,7 +23,7 @@ from constrained_rl.checkpoint import write_text
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
 from llm_env.policy import context_length, forward_parameters, position_argument
-from llm_env.prompts import Prompt
+from llm_env.prompts import Prompt, prompt_format, with_prompt_format
 from llm_env.score_files import (
     UNREADABLE,
     damaged,
@@ -180,7 +180,7 @@ class ScoreModel(nn.Module):
         save_file(head, str(folder / HEAD_FILE))
         write_text(folder / ABOUT_FILE, json.dumps(about))
         if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+            with_prompt_format(tokenizer, prompt_format(tokenizer)).save_pretrained(folder)
 
     def train(self, mode: bool = True) -> Self:
         """Switch this wrapper; the trunk itself stays in eval mode."""

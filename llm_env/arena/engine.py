@@ -27,6 +27,7 @@ from llm_env.arena.cache import Row, digest
 from llm_env.arena.config import ArenaConfig
 from llm_env.arena.judging import Answer, Judge, Scores, known, score_answers
 from llm_env.arena.questions import Question, fitting, is_world, read_questions
+from llm_env.prompts import prompt_format
 from llm_env.stages import results_json
 
 Say = Callable[[str], None]
@@ -180,7 +181,7 @@ def load_scores(
     """Every score, before hours of generation that a broken one would waste.
 
     Until they are asked they wait in the CPU's memory. Each is loaded once, but for those that are
-    read with the policy's tokenizer, which are loaded once per vocabulary.
+    read with the policy's tokenizer, which are loaded once per vocabulary and prompt format.
     """
     judge = Judge.of(config).waiting()
     sources = [*judge.rewards.values(), *judge.costs.values()]
@@ -188,7 +189,7 @@ def load_scores(
     loaded: dict[str, Scores] = {}
 
     def scores_of(model: Answering) -> Scores:
-        key = "" if own else model.vocabulary
+        key = "" if own else f"{model.vocabulary} {prompt_format(model.tokenizer)}"
         if key not in loaded:
             loaded[key] = judge.load(model.tokenizer, device)
         return loaded[key]
