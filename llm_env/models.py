@@ -15,8 +15,8 @@ from torch import Tensor
 
 from constrained_rl.errors import InputError
 from constrained_rl.sections import Count, Positive, Section
-from constrained_rl.settings import read_toml
 from llm_env.generation import generate
+from llm_env.origins import config_of_maker
 from llm_env.policy import forward_parameters, position_argument, response_logp
 from llm_env.prompts import PromptFormat, prompt_format, says_format, set_prompt_format
 from llm_env.recompute import recompute_activations
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """one of them is in nearly every model's folder"""
-MADE = ("policy", "best", "model")
-"""folders in which runs and fits leave a language model"""
 DType = Literal["float32", "bfloat16", "float16"]
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 
@@ -110,15 +108,11 @@ def format_of_before(folder: str | Path) -> PromptFormat | None:
     The config of such a run holds a `prompt_format` all the same, and score models were fitted to
     strings as they are. What is made now says its format.
     """
-    path = Path(folder).resolve()
-    if (path / HEAD_FILE).is_file():
+    if (Path(folder) / HEAD_FILE).is_file():
         return "auto"
-    for home in (path.parent, *path.parents[2:3]):  # RUN/policy, RUN/rounds/1/policy
-        if path.name in MADE and (home / "config.toml").is_file():
-            sections = [read_toml(home / "config.toml").get(name) for name in ("policy", "model")]
-            told = [s["prompt_format"] for s in sections if s and "prompt_format" in s]
-            return told[0] if told else None
-    return None
+    made = config_of_maker(folder) or {}
+    sections = [made[name] for name in ("policy", "model") if isinstance(made.get(name), dict)]
+    return next((s["prompt_format"] for s in sections if "prompt_format" in s), None)
 
 
 def load_causal_lm(source: ModelSource, device: torch.device) -> PreTrainedModel:

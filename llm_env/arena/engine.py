@@ -27,6 +27,7 @@ from llm_env.arena.cache import Row, digest
 from llm_env.arena.config import ArenaConfig
 from llm_env.arena.judging import Answer, Judge, Scores, known, score_answers
 from llm_env.arena.questions import Question, fitting, is_world, read_questions
+from llm_env.data.seen import learned_from, name_seen
 from llm_env.prompts import prompt_format
 from llm_env.stages import results_json
 
@@ -91,6 +92,9 @@ def collect_answers(config: ArenaConfig, folder: Path, say: Say, pairwise: bool 
     gold = wants_gold(config, questions)
     if pairwise:
         check_arena(config, gold)
+    for name, source in config.models.items():
+        prompts = [question.prompt for question in questions]
+        name_seen(prompts, learned_from(source.path), "this evaluation", name)
     scores_of = load_scores(config, models, device)
     begin(config, folder)
     pieces = _generate(config, models, questions, folder, say)
