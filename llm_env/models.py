@@ -7,6 +7,7 @@ folder brings along.
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,12 +17,12 @@ from torch import Tensor
 from constrained_rl.errors import InputError
 from constrained_rl.sections import Count, Positive, Section
 from llm_env.generation import generate
-from llm_env.origins import config_of_maker
+from llm_env.origins import SCORE_HEAD, format_of_before
 from llm_env.policy import forward_parameters, position_argument, response_logp
 from llm_env.prompts import PromptFormat, prompt_format, says_format, set_prompt_format
 from llm_env.recompute import recompute_activations
 from llm_env.score_files import damaged, load_whole, quiet_transformers, read_json, tensor_places
-from llm_env.scoring import HEAD_FILE
+from llm_env.template_dates import fix_date
 from llm_env.tokens import check_tokenizer, join, position_ids
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class ModelSource(Section):
     beaver: as the Safe RLHF models were trained (BEGINNING OF CONVERSATION: USER: … ASSISTANT:);
     auto: as the folder says, else strings as they are and turns by the chat template. Default: as
     the folder says, else template where there is one"""
+    template_date: date | None = None
+    """the day that a chat template which writes the date is given; default: as the folder says,
+    else that on which the run began"""
     eos_token: str | None = None
     """token that ends a response, as "<end_of_turn>" of chat models; default: the tokenizer's"""
     lora: LoRAConfig | None = None
@@ -99,20 +103,8 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
         set_prompt_format(
             tokenizer, form or format_of_before(source.path) or prompt_format(tokenizer)
         )
+    fix_date(tokenizer, source.path, source.template_date)
     return tokenizer
-
-
-def format_of_before(folder: str | Path) -> PromptFormat | None:
-    """The format of a folder that a fit or run made when folders did not say theirs, else None.
-
-    The config of such a run holds a `prompt_format` all the same, and score models were fitted to
-    strings as they are. What is made now says its format.
-    """
-    if (Path(folder) / HEAD_FILE).is_file():
-        return "auto"
-    made = config_of_maker(folder) or {}
-    sections = [made[name] for name in ("policy", "model") if isinstance(made.get(name), dict)]
-    return next((s["prompt_format"] for s in sections if "prompt_format" in s), None)
 
 
 def load_causal_lm(source: ModelSource, device: torch.device) -> PreTrainedModel:
@@ -151,7 +143,7 @@ def check_weights(source: ModelSource) -> None:
             "copy or download it again"
         )
     heads = [name for name in names if name.startswith(("score_head.", "score."))]
-    if heads or (folder / HEAD_FILE).is_file():
+    if heads or (folder / SCORE_HEAD).is_file():
         raise InputError(
             f"{folder} holds a score model, which cannot write; give the language model that "
             "answers, and score models as a reward or cost"

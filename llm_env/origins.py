@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from constrained_rl.settings import read_toml
+from llm_env.prompts import PromptFormat
 
+SCORE_HEAD = "score_head.safetensors"
+"""beside the trunk of a score model of ours"""
 MADE = ("policy", "best", "model")
 """folders in which runs and fits leave a model: RUN/policy, RUN/rounds/1/policy, FIT/model"""
 
@@ -18,3 +21,16 @@ def config_of_maker(folder: str | Path) -> dict[str, Any] | None:
         if path.name in MADE and (home / "config.toml").is_file():
             return read_toml(home / "config.toml")
     return None
+
+
+def format_of_before(folder: str | Path) -> PromptFormat | None:
+    """The format of a folder that a fit or run made when folders did not say theirs, else None.
+
+    The config of such a run holds a `prompt_format` all the same, and score models were fitted to
+    strings as they are. What is made now says its format.
+    """
+    if (Path(folder) / SCORE_HEAD).is_file():
+        return "auto"
+    made = config_of_maker(folder) or {}
+    sections = [made[name] for name in ("policy", "model") if isinstance(made.get(name), dict)]
+    return next((s["prompt_format"] for s in sections if "prompt_format" in s), None)

@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from constrained_rl.errors import InputError
+from llm_env.template_dates import template_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -257,7 +258,12 @@ def _by_template(messages: list[Message], tokenizer: PreTrainedTokenizerBase) ->
 
     try:
         return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=True,
+                chat_template=template_of(tokenizer),
+            )
         )
     except (TemplateError, ValueError) as error:
         raise InputError(

@@ -19,13 +19,7 @@ from torch import Tensor
 from constrained_rl.errors import InputError
 from llm_env.collectors import Responses
 from llm_env.http_json import Patience
-from llm_env.prompts import (
-    Prompt,
-    PromptFormat,
-    prompt_format,
-    says_format,
-    with_prompt_format,
-)
+from llm_env.prompts import Prompt, PromptFormat, prompt_format, with_prompt_format
 from llm_env.score_client import RemoteScores
 from llm_env.score_formats import Format, Role, detect_format, load_score_model
 from llm_env.score_kinds import POINTS, require_direction, require_one_direction, stated_kind
@@ -194,7 +188,8 @@ def _tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that a score model was trained with."""
     if source.tokenizer != "policy":
-        return load_tokenizer_of(folder if source.tokenizer is None else Path(source.tokenizer))
+        home = folder if source.tokenizer is None else Path(source.tokenizer)
+        return load_tokenizer_of(home, source.template_date)
     if policy is None:
         raise InputError(
             f'{folder}: tokenizer = "policy", but there is no policy here; give the folder of the '
@@ -211,8 +206,6 @@ def _prompt_format(
         return source.prompt_format
     if kind == "beaver":
         return "beaver"  # whatever a tokenizer that is the policy's says
-    if kind == "crl" and source.tokenizer is None and not says_format(tokenizer):
-        return "auto"  # a folder of before: those that are saved now say their format
     told = prompt_format(tokenizer)
     templated = kind == "classification" and tokenizer.chat_template is not None
     return "template" if told == "auto" and templated else told

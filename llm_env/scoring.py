@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from constrained_rl.checkpoint import write_text
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
+from llm_env.origins import SCORE_HEAD
 from llm_env.policy import context_length, forward_parameters, position_argument
 from llm_env.prompts import Prompt, prompt_format, with_prompt_format
 from llm_env.score_files import (
@@ -37,7 +38,7 @@ from llm_env.tokens import TokenRows, encode_texts, last_real, pad, position_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-HEAD_FILE = "score_head.safetensors"
+HEAD_FILE = SCORE_HEAD
 ABOUT_FILE = "score_head.json"
 """names of the heads, what they are, and how scores are standardised"""
 

@@ -30,6 +30,7 @@ from llm_env.arena.questions import Question, fitting, is_world, read_questions
 from llm_env.data.seen import learned_from, name_seen
 from llm_env.prompts import prompt_format
 from llm_env.stages import results_json
+from llm_env.template_dates import dated, day_of
 
 Say = Callable[[str], None]
 
@@ -84,6 +85,7 @@ def collect_answers(config: ArenaConfig, folder: Path, say: Say, pairwise: bool 
         InputError: something handed in is wrong; found before anything is generated.
     """
     check_folder(folder)
+    config = dated(config, day_of(folder))
     device = choose_device(config.device)
     models = {name: open_model(name, source, device) for name, source in config.models.items()}
     asked = read_questions(config.prompts)
