@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import model_validator
 
@@ -18,6 +18,7 @@ from llm_env.score_norm import ScoreNormKind
 class TokenPPOConfig(PPOConfig):
     """PPO on whole responses: undiscounted, few epochs, KL to the SFT model."""
 
+    former_defaults: ClassVar[dict[str, float]] = {"critic_learning_rate": 1e-3}
     epochs: Count = 2
     """passes over each batch of responses"""
     minibatches: Count = 2

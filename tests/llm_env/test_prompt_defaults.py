@@ -169,6 +169,9 @@ def test_learning_rates_are_the_papers_but_for_the_models_made_from_scratch():
     ppo = AlignConfig().ppo
     assert (ppo.learning_rate, ppo.critic_learning_rate) == (9.65e-6, 5e-6)
     given = {"align": {"iterations": 3, "ppo": {"epochs": 1}}}  # in part: the rest stays
+    # the config of a run of before, without critics, still holds the default of then
+    before = {"advantage": "leave_one_out", "value_clip": None, "critic_learning_rate": 1e-3}
+    AlignConfig.model_validate({"responses_per_prompt": 2, "ppo": before})
     for config in (CompareConfig(), CompareConfig.model_validate(given), RoundsConfig()):
         ppo = config.align.ppo
         assert (ppo.learning_rate, ppo.critic_learning_rate) == (5e-4, 1e-3)
