@@ -88,9 +88,10 @@ def _with_date(template: str, day: str | None) -> str:
 def dated(config: Config, day: datetime.date) -> Config:
     """The config with this date for every model whose template reads the clock and has none yet."""
     found = {name: _dated(value, day) for name, value in config}
-    path = found.get("path", found.get("score_model"))
-    if KEY in found and found[KEY] is None and path is not None and _reads_clock(Path(path)):
-        found[KEY] = day
+    if KEY in found and found[KEY] is None:
+        places = [found.get(name) for name in ("path", "score_model", "tokenizer")]
+        if any(_reads_clock(Path(place)) for place in places if isinstance(place, str)):
+            found[KEY] = day
     changed = {name: value for name, value in found.items() if value is not dict(config)[name]}
     return config.model_copy(update=changed) if changed else config
 

@@ -37,7 +37,7 @@ ADVICE = (
     "leave out the rows that should not be imitated, and then this field{prompts}. Reward and cost "
     "models learn from pairs (format pku)"
 )
-PROMPTS_ALONE = "; or, for the prompts alone, set format = 'prompts'"
+PROMPTS_ALONE = "; or, for the prompts alone, set format = 'prompts', or keep no other field"
 
 
 def refuse_judged(row: Mapping[str, object]) -> None:

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from constrained_rl.settings import read_toml, to_toml
+from llm_env.arena.chat import ChatOptions, open_chat
 from llm_env.config import AlignConfig
 from llm_env.models import ModelSource, load_tokenizer
 from llm_env.prompts import prompt_format, render_prompt
@@ -115,6 +116,13 @@ def test_a_model_of_a_run_of_before_keeps_what_the_runs_config_says(home, config
     assert ids(folder) == plain
     (home / "run/config.toml").write_text(config.replace('prompt_format = "auto"', ""))
     assert ids(folder) == by_transformers(folder)  # a config of now
+
+
+def test_raw_lines_of_a_chat_are_used_as_they_are(home):
+    for raw, written in ((True, ASKED), (False, f"<s>[user] {ASKED}\n[assistant] ")):
+        options = ChatOptions(temperature=0.0, max_new_tokens=4, raw=raw, seed=0)
+        room = open_chat(home / "chat", ({}, {}), options, "cpu")
+        assert render_prompt(ASKED, room.model.tokenizer) == written
 
 
 def train_tree(home, **policy):

@@ -11,6 +11,7 @@ from constrained_rl.errors import InputError
 from llm_env.collectors import by_model
 from llm_env.env import TokenEnv
 from llm_env.preferences import CostPair, RewardPair
+from llm_env.score_formats import load_score_model, save_beaver
 from llm_env.score_functions import load_scores, load_text_scores
 from llm_env.score_kinds import stated_kind
 from llm_env.score_sources import CostSource, ScoreSource
@@ -119,6 +120,16 @@ def test_every_command_refuses_swapped_folders(home, tmp_path, monkeypatch, crl,
     code, _, error = crl("llm", command, *SWAPPED[command].format(h=home).split())
     assert code == 2
     assert " model (kind=" in error
+
+
+def test_a_cost_keeps_its_kind_through_the_released_format(home, tmp_path):
+    model = ScoreModel.from_pretrained(home / "cost")
+    with pytest.raises(InputError, match="was trained as a cost, but score_type is 'reward'"):
+        save_beaver(model, tmp_path / "wrong", "reward")
+    save_beaver(model, tmp_path / "beaver", "cost", family_tokenizer("llama"))
+    with pytest.raises(InputError, match="beaver is a cost model"):
+        load_scores(source(tmp_path / "beaver", UP), {}, family_tokenizer("llama"), CPU)
+    assert load_score_model(tmp_path / "beaver").kind == "cost"
 
 
 def test_models_in_memory_know_what_they_were_trained_as(home):

@@ -120,6 +120,8 @@ def test_a_resumed_run_keeps_the_day_on_which_it_began(tmp_path, on):
     config = dated(TrainConfig.model_validate(tree), FIRST)
     assert config.policy.template_date == config.reward.template_date == FIRST
     assert config.costs["harm"].template_date is None  # its template has no date
+    tree["costs"]["harm"]["tokenizer"] = str(folder)  # but this one has
+    assert dated(TrainConfig.model_validate(tree), FIRST).costs["harm"].template_date == FIRST
     (tmp_path / "config.toml").write_text(to_toml(config))
     on(FIRST)
     expected = by_transformers(folder)
