@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,24 @@ MADE = ("policy", "best", "model")
 
 
 def config_of_maker(folder: str | Path) -> dict[str, Any] | None:
-    """The config of the run or fit that left a model in a folder; None where there is none."""
+    """The config of the run or fit that left a model in a folder; None where nothing tells it.
+
+    It lies in the run's folder, and in the model card of what `crl llm train` exports, which goes
+    with a folder that is copied.
+    """
     path = Path(folder).resolve()
     for home in (path.parent, *path.parents[2:3]):
         if path.name in MADE and (home / "config.toml").is_file():
             return read_toml(home / "config.toml")
-    return None
+    card = path / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    head, block, config = text.rpartition("```toml\n")
+    if not block or "with constrained-rl:" not in head:
+        return None
+    try:
+        return tomllib.loads(config.rstrip().removesuffix("```"))
+    except tomllib.TOMLDecodeError:  # somebody edited the card
+        return None
 
 
 def format_of_before(folder: str | Path) -> PromptFormat | None:

@@ -17,6 +17,7 @@ from llm_env.score_sources import ScoreSource
 from llm_env.scoring import ScoreModel
 from llm_env.tokens import encode_pairs, encode_prompts
 from llm_env.training.config import TrainConfig
+from llm_env.training.export import Card, model_card
 from llm_env.training.run import read_train_config
 from tests.llm_env.data_files import write
 from tests.llm_env.families import save_family
@@ -116,6 +117,17 @@ def test_a_model_of_a_run_of_before_keeps_what_the_runs_config_says(home, config
     assert ids(folder) == plain
     (home / "run/config.toml").write_text(config.replace('prompt_format = "auto"', ""))
     assert ids(folder) == by_transformers(folder)  # a config of now
+
+
+def test_an_exported_model_that_was_copied_keeps_what_its_card_says(home):
+    config = TrainConfig.model_validate(train_tree(home, prompt_format="auto"))
+    metrics = {"iteration": 1, "decisions": 2}
+    card = model_card(Card("chat", (), metrics, to_toml(config), best=False))
+    (home / "chat/README.md").write_text(card)
+    plain = AutoTokenizer.from_pretrained(home / "chat")(ASKED)["input_ids"]
+    assert ids(home / "chat") == plain
+    (home / "chat/README.md").write_text(card.replace("with constrained-rl:", "with another:"))
+    assert ids(home / "chat") == by_transformers(home / "chat")
 
 
 def test_raw_lines_of_a_chat_are_used_as_they_are(home):
