@@ -67,7 +67,8 @@ def split_digests(digests: bytes | bytearray) -> Iterator[bytes]:
 def _learned(tree: Mapping[str, Any]) -> Iterator[bytes]:
     """Digests of the prompts of a config's training data."""
     share = 0.0 if tree.get("held_out") else float(tree.get("held_out_share", 0.0))
-    for section in ("prompts", "demonstrations", "data"):
+    imitates = tree.get("align", {}).get("ptx_coefficient", 0) > 0
+    for section in ("prompts", "data", *(("demonstrations",) if imitates else ())):
         sources = tree.get(section, [])
         for source in sources if isinstance(sources, list) else []:
             for found in _digests(source):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from constrained_rl.errors import InputError
+from llm_env.arena.questions import read_questions
 from llm_env.data_sources import DataSource, open_source, read_demonstrations, read_prompts
 from tests.llm_env.data_files import write
 
@@ -146,6 +147,19 @@ def test_a_parquet_file_whose_rows_fill_up_each_others_columns_is_read(tmp_path)
 def test_what_a_last_message_says_besides_its_content_is_not_dropped(last):
     with pytest.raises(InputError, match=r"messages.1: expected an object with exactly the keys"):
         opened({"messages": [TURNS[0], last]})
+
+
+def test_classes_of_prompts_are_found_whatever_is_null_in_their_messages(tmp_path):
+    rows = [
+        {"prompt": [{**TURNS[0], "name": None}], "category": "cooking"},
+        {"prompt": [spoken("user", "hello")], "category": "greeting"},
+    ]
+    file = write(tmp_path / "a.jsonl", rows)
+    found = read_questions([DataSource(path=str(file))])
+    assert [question.kind for question in found] == ["cooking", "greeting"]
+    told = [{"messages": TURNS, "category": "cooking"}]
+    found = read_questions([DataSource(path=str(write(tmp_path / "b.jsonl", told)))])
+    assert [(q.prompt, q.kind) for q in found] == [(TURNS[:1], "cooking")]
 
 
 def test_null_content_is_no_content(tmp_path, crl):
