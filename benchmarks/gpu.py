@@ -107,7 +107,8 @@ def config_of(scale: Scale, folder: Path) -> TrainConfig:
     """A config of the given scale."""
     dtype = {"dtype": scale.dtype}
     sections = write_models(folder, scale.size, scale.rows, scale.prompt)
-    ppo = {"micro_batch": scale.micro_batch, "epochs": 1, "minibatches": 1}
+    rates = {"learning_rate": 5e-4, "critic_learning_rate": 1e-3}
+    ppo = {"micro_batch": scale.micro_batch, "epochs": 1, "minibatches": 1, **rates}
     align = {"prompts": scale.rows, "max_new_tokens": scale.response, "ppo": ppo}
     rest = {"policy": dtype, "reward": dtype, "costs": {"harm": dtype}, "align": align}
     return validate(TrainConfig, merge(sections, rest), "benchmark")

@@ -205,7 +205,12 @@ def training(sections: dict[str, object]) -> Phase:
     tree = {
         **sections,
         **{"device": "cpu", "checkpoint": {"every": EVERY}, "evaluation": held_out},
-        "align": {"iterations": 20, "prompts": 4, "max_new_tokens": 6},
+        "align": {
+            "iterations": 20,
+            "prompts": 4,
+            "max_new_tokens": 6,
+            "ppo": {"learning_rate": 5e-4, "critic_learning_rate": 1e-3},
+        },
     }
     config = validate(TrainConfig, tree, "random kills")
 

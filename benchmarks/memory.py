@@ -43,7 +43,8 @@ from llm_env.training.config import TrainConfig
 
 OUT = Path(__file__).parent / "results" / "memory.json"
 PROMPT, RESPONSE, ROWS = 32, 32, 16
-PPO: dict[str, object] = {"micro_batch": 4, "epochs": 1, "minibatches": 2}
+RATES = {"learning_rate": 5e-4, "critic_learning_rate": 1e-3}
+PPO: dict[str, object] = {"micro_batch": 4, "epochs": 1, "minibatches": 2, **RATES}
 BASE: dict[str, object] = {
     "align": {"iterations": 2, "prompts": ROWS, "max_new_tokens": RESPONSE, "ppo": PPO}
 }

@@ -6,7 +6,7 @@ The docstring under a field is its help text. Precedence: preset < file < comman
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -95,6 +95,9 @@ class NetworkConfig(Section):
 class PPOConfig(Section):
     """PPO (Schulman et al. 2017) over advantages mixed by λ."""
 
+    former_defaults: ClassVar[dict[str, float]] = {}
+    """defaults of before: a config that a run wrote then holds them, and nobody asked for them"""
+
     horizon: Count = 128
     """decisions per row and iteration (environments; token rows are whole responses)"""
     epochs: Count = 10
@@ -166,7 +169,8 @@ class PPOConfig(Section):
             return self
         for name in _OF_CRITICS:
             value = getattr(self, name)
-            if value not in (None, type(self).model_fields[name].default):
+            usual = type(self).model_fields[name].default
+            if value not in (None, usual, self.former_defaults.get(name)):
                 raise ValueError(
                     f"advantage={self.advantage!r} has no critics, but {name} is {value}; "
                     "leave it out, or use ppo.advantage=gae"

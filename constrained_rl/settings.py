@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -18,9 +18,17 @@ from pydantic import BaseModel, ValidationError
 from constrained_rl.config import RunConfig
 from constrained_rl.describe import settings_of
 from constrained_rl.errors import InputError
+from constrained_rl.setting_places import place, tag_of
 
 Model = TypeVar("Model", bound=BaseModel)
 Tree = dict[str, Any]
+SHAPES = {
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+}
+"""pydantic's problems with what is no list or no table, and what was expected"""
 
 
 def read_toml(path: Path) -> Tree:
@@ -75,41 +83,67 @@ def validate(model: type[Model], tree: Mapping[str, Any], source: str) -> Model:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        explained = [
-            (*_explain(model, dict(problem)), problem["type"].endswith("_type"))
-            for problem in error.errors()
-        ]
-        telling = [path for path, _, of_type in explained if not of_type]
-        problems: dict[str, list[str]] = {}
-        for path, message, of_type in explained:
-            # a union's member that was not meant: "a finite number" tells, "a valid tuple" does not
-            if not (of_type and any(t == path or t.startswith(f"{path}.") for t in telling)):
-                problems.setdefault(path, []).append(message)
-        lines = [f"  {path}: {' or: '.join(found)}" for path, found in problems.items()]
-        raise InputError(f"{source}: {len(lines)} problem(s)\n" + "\n".join(lines)) from None
+        raise InputError(_listed(model, error, source)) from None
+
+
+def _listed(model: type[BaseModel], error: ValidationError, source: str) -> str:
+    """Every problem in a line: path, what was found, what to write."""
+    explained = [
+        (*_explain(model, dict(problem)), problem["type"])
+        for problem in _merged(model, [dict(problem) for problem in error.errors()])
+    ]
+    paths = [path for path, _, _ in explained]
+    # a union's member that was not meant: "a finite number" tells, "a valid tuple" does not
+    telling = [path for path, _, kind in explained if not kind.endswith("_type")]
+    problems: dict[str, list[str]] = {}
+    for path, message, kind in explained:
+        # a list is too short for its bad entries
+        short = kind == "too_short" and any(p.startswith(f"{path}.") for p in paths)
+        told = any(t == path or t.startswith(f"{path}.") for t in telling)
+        if not short and not (kind.endswith("_type") and told):
+            problems.setdefault(path, []).append(message)
+    lines = [f"  {path}: {' or: '.join(found)}" for path, found in problems.items()]
+    return f"{source}: {len(lines)} problem(s)\n" + "\n".join(lines)
+
+
+def _merged(model: type[BaseModel], problems: Sequence[Tree]) -> list[Tree]:
+    """Problems; those of several closed sets in one place are one, with all their values."""
+    merged: dict[tuple[object, ...], Tree] = {}
+    for number, problem in enumerate(problems):
+        of_set = problem["type"] == "literal_error"
+        where = place(model, [str(part) for part in problem["loc"]]).path
+        key = (where, "set") if of_set else (where, number)
+        if key in merged:
+            expected = f"{merged[key]['ctx']['expected']}, {problem['ctx']['expected']}"
+            problem = {**problem, "ctx": {"expected": expected}}
+        merged[key] = problem
+    return list(merged.values())
 
 
 def _explain(model: type[BaseModel], problem: Tree) -> tuple[str, str]:
     """Path as the user wrote it, and what is wrong there."""
     location = [str(part) for part in problem["loc"]]
-    # pydantic names the members of unions it tried; nobody wrote those
-    known = [
-        p for i, p in enumerate(location) if p in _fields_at(model, location[:i]) or p.isdigit()
-    ]
+    here = place(model, location)
     if problem["type"] == "value_error":  # our own checks say what they found
-        return ".".join(known) or "together", str(problem["ctx"]["error"])
+        return here.path or "together", str(problem["ctx"]["error"])
     if problem["type"] == "union_tag_not_found":
-        tags = ", ".join(f"'{_tag(member)}'" for member in _sections_at(model, location))
-        path, found = ".".join(known), problem["input"]
-        return path, f"found no kind in {found!r}; set {path}.kind to one of {tags}"
+        tags = ", ".join(f"'{tag_of(member)}'" for member in here.sections)
+        return (
+            here.path,
+            f"found no kind in {problem['input']!r}; set {here.path}.kind to one of {tags}",
+        )
     if problem["type"] in ("union_tag_invalid", "literal_error"):
-        return ".".join(known), _unknown_value(problem)
+        return here.path, _unknown_value(problem)
     if problem["type"] == "missing":
-        return ".".join(known), "is missing"
+        return here.path, "is missing"
     if problem["type"] == "too_short":
-        return ".".join(known), f"found {problem['input']!r}, expected at least one entry"
+        return here.path, f"found {problem['input']!r}, expected at least one entry"
     if problem["type"] != "extra_forbidden":
-        return ".".join(known), f"found {problem['input']!r}: {problem['msg']}"
+        what = problem["msg"]
+        if problem["type"] in SHAPES:
+            what = here.advice(problem["input"]) or f"expected {SHAPES[problem['type']]}"
+        return here.path, f"found {problem['input']!r}: {what}"
+    known = list(filter(None, here.path.split(".")))
     return ".".join([*known, location[-1]]), f"unknown key; {_advice(model, location, known)}"
 
 
@@ -149,35 +183,14 @@ def _kinds_with(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     """Kinds of the union at `location[:-2]` that have the key `location[-1]`."""
     if len(location) < 2:
         return []
-    members = [s for s in _sections_at(model, location[:-2]) if location[-1] in s.model_fields]
-    return [f"'{_tag(member)}'" for member in members if _tag(member) is not None]
+    union = place(model, location[:-2]).sections
+    members = [section for section in union if location[-1] in section.model_fields]
+    return [f"'{tag_of(member)}'" for member in members if tag_of(member) is not None]
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[str]) -> list[str]:
     """Field names of the section at `location`; a union's tag in it selects the member."""
-    return [name for s in _sections_at(model, location) for name in s.model_fields]
-
-
-def _sections_at(model: type[BaseModel], location: Sequence[str]) -> list[type[BaseModel]]:
-    """The section at `location`, or the members of the union there."""
-    sections: list[type[BaseModel]] = [model]
-    for part in location:
-        tagged = [s for s in sections if _tag(s) == part]
-        if tagged:
-            sections = tagged
-            continue
-        annotations = [s.model_fields[part].annotation for s in sections if part in s.model_fields]
-        sections = [m for a in annotations for m in (get_args(a) or (a,)) if _is_model(m)]
-    return sections
-
-
-def _tag(section: type[BaseModel]) -> object:
-    field = section.model_fields.get("kind")
-    return None if field is None else field.default
-
-
-def _is_model(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+    return [name for s in place(model, location).sections for name in s.model_fields]
 
 
 def read_layers(file: Path | None, overrides: Sequence[str]) -> tuple[Tree, str]:

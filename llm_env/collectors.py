@@ -55,11 +55,15 @@ Score: TypeAlias = Callable[[Responses], Tensor]
 """Score [B] of finished responses."""
 
 
-def by_model(model: ScoreModel) -> Score:
+@dataclass(frozen=True, eq=False)
+class ModelScore:
     """Score by a model that shares the policy's tokenizer."""
-    context = context_length(model.backbone.config)
 
-    def score(responses: Responses) -> Tensor:
+    model: ScoreModel
+
+    def __call__(self, responses: Responses) -> Tensor:  # [B]
+        """Scores of finished responses; `InputError` where a row is longer than the context."""
+        context = context_length(self.model.backbone.config)
         longest = int(responses.rows.attention.sum(1).max())
         if context is not None and longest > context:
             raise InputError(
@@ -67,9 +71,25 @@ def by_model(model: ScoreModel) -> Score:
                 f"{longest}; shorten max_new_tokens or the prompts, or score by a model that sees "
                 "more"
             )
-        return model_scores(model, responses.rows)
+        return model_scores(self.model, responses.rows)
 
-    return score
+
+def by_model(model: ScoreModel) -> Score:
+    """Score by a model that shares the policy's tokenizer."""
+    return ModelScore(model)
+
+
+def require_kinds(reward: Score, costs: Mapping[str, Score]) -> None:
+    """`InputError` where a model that was trained as a cost is the reward, or the other way."""
+    uses = [("reward", "reward", reward), *(("cost", f"cost {n!r}", c) for n, c in costs.items())]
+    for role, name, score in uses:
+        kind = score.model.kind if isinstance(score, ModelScore) else None
+        if kind not in (None, role):
+            raise InputError(
+                f"the {name} is a model that was trained as a {kind}: higher is "
+                f"{'better' if kind == 'reward' else 'worse'} there; hand in the {role} model, or "
+                "a function of responses that negates it"
+            )
 
 
 def by_text(scorer: Scorer) -> Score:
@@ -129,6 +149,7 @@ class TokenCollector:
         division: Division | None = None,
     ) -> None:
         check_tokenizer(tokenizer)
+        require_kinds(reward, costs)
         self._division = division or Division(World())
         self._division.check(batch, "align.prompts")
         self._policy, self._tokenizer, self._prompts = policy, tokenizer, list(prompts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import model_validator
 
@@ -27,6 +27,7 @@ from llm_env.score_norm import ScoreNormKind
 class TokenPPOConfig(PPOConfig):
     """PPO on whole responses: undiscounted, few epochs, KL to the SFT model."""
 
+    former_defaults: ClassVar[dict[str, float]] = {"critic_learning_rate": 1e-3}
     epochs: Count = 2
     """passes over each batch of responses"""
     minibatches: Count = 2
@@ -35,10 +36,11 @@ class TokenPPOConfig(PPOConfig):
     """token rows stay whole"""
     gamma: Share = 1.0
     """discount of the reward stream"""
-    learning_rate: Positive = 5e-4
-    """Adam step of the policy; 1e-5 for pretrained models of billions of parameters"""
-    critic_learning_rate: Positive | None = 1e-3
-    """Adam step of the critic"""
+    learning_rate: Positive = 9.65e-6
+    """Adam step of the policy: Safe RLHF's, for models of billions of parameters; small ones that
+    are trained from scratch take 5e-4"""
+    critic_learning_rate: Positive | None = 5e-6
+    """Adam step of the critic: Safe RLHF's; 1e-3 for small ones"""
     betas: tuple[Share, Share] = (0.9, 0.95)
     """Adam's moment decays"""
     schedule: Schedule = "constant"

@@ -51,7 +51,7 @@ class DataSource(Section):
 
     path: str
     """a file: .jsonl, .jsonl.gz, .jsonl.xz, .json, .parquet, .txt; or a folder of such files"""
-    format: Literal["auto"] | Format = "auto"
+    format: Literal["auto", Format] = "auto"
     """what its rows look like; auto: by the fields of the first one"""
     weight: Positive | None = None
     """share of this source in a mixture, before normalisation, given for all sources or for none;

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from constrained_rl.errors import InputError
-from llm_env.collectors import Responses, Score, finite_scores
+from llm_env.collectors import Responses, Score, finite_scores, require_kinds
 from llm_env.passes import ShuffledPasses
 from llm_env.policy import prompt_room
 from llm_env.prompts import Prompt
@@ -81,6 +81,7 @@ class TokenEnv(VectorEnv[Tensor, Tensor | Array, Tensor]):
             if count < 1:
                 raise InputError(f"{name} is {count}, expected at least 1")
         check_tokenizer(tokenizer)
+        require_kinds(reward, costs)
         self.num_envs, self.cost_names = num_envs, tuple(costs)
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
         self.device = torch.device(device)

@@ -7,6 +7,7 @@ folder brings along.
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,12 +15,14 @@ import torch
 
 from constrained_rl.errors import InputError
 from constrained_rl.sections import Count, Positive, Section
+from llm_env.origins import SCORE_HEAD, format_of_before
 from llm_env.probe import probe
-from llm_env.prompts import PromptFormat, set_prompt_format
+from llm_env.prompts import PromptFormat, prompt_format, says_format, set_prompt_format
 from llm_env.reached import freeze_unreached
 from llm_env.recompute import recompute_activations
 from llm_env.response_ends import keep_end_ids
 from llm_env.score_files import damaged, load_whole, quiet_transformers, read_json, tensor_places
+from llm_env.template_dates import fix_date
 from llm_env.tokens import check_tokenizer
 
 if TYPE_CHECKING:
@@ -54,10 +57,14 @@ class ModelSource(Section):
     """attention implementation; auto: the fastest that transformers has for the family"""
     gradient_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, a third more time"""
-    prompt_format: PromptFormat = "auto"
-    """how prompts become text. auto: as the folder says, else strings as they are and turns by the
-    chat template; template: all by the chat template; beaver: all as the Safe RLHF models were
-    trained (BEGINNING OF CONVERSATION: USER: … ASSISTANT:); plain: strings as they are"""
+    prompt_format: PromptFormat | None = None
+    """how prompts become text. template: all by the chat template; plain: strings as they are;
+    beaver: as the Safe RLHF models were trained (BEGINNING OF CONVERSATION: USER: … ASSISTANT:);
+    auto: as the folder says, else strings as they are and turns by the chat template. Default: as
+    the folder says, else template where there is one"""
+    template_date: date | None = None
+    """the day that a chat template which writes the date is given; default: as the folder says,
+    else that on which the run began"""
     eos_token: str | None = None
     """token that ends a response, as "<end_of_turn>" of chat models; default: the tokenizer's. What
     generation_config.json lists ends one too, and what is trained is saved with all of them"""
@@ -93,8 +100,13 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     check_tokenizer(tokenizer)
     keep_end_ids(tokenizer, Path(source.path), config)
     _require_rows(tokenizer, config, source.path)
-    if source.prompt_format != "auto":
-        set_prompt_format(tokenizer, source.prompt_format)
+    form = source.prompt_format
+    if form not in (None, "auto") or not says_format(tokenizer):
+        # said from here on, also in every folder that this tokenizer is saved to
+        set_prompt_format(
+            tokenizer, form or format_of_before(source.path) or prompt_format(tokenizer)
+        )
+    fix_date(tokenizer, source.path, source.template_date)
     return tokenizer
 
 
@@ -144,7 +156,7 @@ def check_weights(source: ModelSource) -> None:
             "copy or download it again"
         )
     heads = [name for name in names if name.startswith(("score_head.", "score."))]
-    if heads or (folder / "score_head.safetensors").is_file():
+    if heads or (folder / SCORE_HEAD).is_file():
         raise InputError(
             f"{folder} holds a score model, which cannot write; give the language model that "
             "answers, and score models as a reward or cost"

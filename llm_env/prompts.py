@@ -4,7 +4,8 @@
     [{"role": "user", "content": "hi"}, …]               messages: system?, user, assistant, …, user
     ["hi", "hello", "how do I bake bread?"]              the same turns, alternating from the user
 
-How they become text is a property of a model, so it is kept with its tokenizer, also on disk:
+How they become text is a property of a model, so it is kept with its tokenizer, also on disk. Where
+nothing is said it is "template" if the tokenizer has a chat template, and else "auto":
 
     auto      a string as it is; turns by the chat template, or where there is none as "beaver"
     template  all by the tokenizer's chat template; a string is one turn of the user
@@ -26,6 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from constrained_rl.errors import InputError
+from llm_env.template_dates import template_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +42,7 @@ PromptFormat: TypeAlias = Literal["auto", "template", "beaver", "plain"]
 
 BEGIN, USER, ASSISTANT = "BEGINNING OF CONVERSATION: ", "USER: {} ", "ASSISTANT:"
 ROLES = ("system", "user", "assistant")
+KEYS = {"role", "content"}
 
 
 class FieldError(ValueError):
@@ -102,9 +105,15 @@ def with_prompt_format(
     return own
 
 
+def says_format(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether somebody decided how prompts become text for the model of this tokenizer."""
+    return "prompt_format" in tokenizer.init_kwargs
+
+
 def prompt_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
     """How prompts become text for the model of this tokenizer; `InputError` if no one knows."""
-    form: PromptFormat = tokenizer.init_kwargs.get("prompt_format", "auto")
+    usual: PromptFormat = "auto" if tokenizer.chat_template is None else "template"
+    form: PromptFormat = tokenizer.init_kwargs.get("prompt_format", usual)
     if form not in get_args(PromptFormat):
         raise InputError(
             f"the tokenizer's prompt_format is {form!r}, expected one of "
@@ -162,6 +171,19 @@ def is_templated(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> bool:
     return _form(prompt, tokenizer) == "template"
 
 
+def says_nothing(value: object) -> bool:
+    """Whether a field's value is null or empty, as columns of other rows are in parquet files.
+
+    >>> [says_nothing(value) for value in (None, [], {"name": None}, False, 0)]
+    [True, True, True, False, False]
+    """
+    if isinstance(value, Mapping):
+        return all(says_nothing(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return all(says_nothing(part) for part in value)
+    return value is None or value == ""
+
+
 def turns(prompt: Prompt) -> int:
     """Number of turns of the user and the assistant."""
     if isinstance(prompt, str):
@@ -195,7 +217,7 @@ def _messages(value: list[object]) -> list[Message]:
     if all(isinstance(turn, str) for turn in value):
         roles = ("user", "assistant")
         value = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(value)]
-    messages = [_message(turn, f"prompt.{index}") for index, turn in enumerate(value)]
+    messages = [checked_message(turn, f"prompt.{index}") for index, turn in enumerate(value)]
     first = 1 if messages[0]["role"] == "system" else 0
     for index, message in enumerate(messages[first:], start=first):
         expected = ("user", "assistant")[(index - first) % 2]
@@ -216,16 +238,24 @@ def _messages(value: list[object]) -> list[Message]:
     return messages
 
 
-def _message(turn: object, field: str) -> Message:
-    """Check one message."""
-    if not isinstance(turn, Mapping) or set(turn) != {"role", "content"}:
-        found = f"the keys {list(turn)}" if isinstance(turn, Mapping) else repr(turn)
+def checked_message(turn: object, field: str) -> Message:
+    """One message; members that say nothing (null, or empty lists) are left out.
+
+    Raises:
+        FieldError: a key is missing or is another's, as `tool_calls`; a role or content is none.
+    """
+    told = dict(turn) if isinstance(turn, Mapping) else {}
+    if told.keys() != KEYS:
+        told = {key: value for key, value in told.items() if key in KEYS or not says_nothing(value)}
+    if told.keys() != KEYS:
+        found = f"the keys {list(told)}" if isinstance(turn, Mapping) else repr(turn)
         raise FieldError(
             field,
             "is no message",
-            f"expected an object with exactly the keys role and content, found {found:.60}",
+            f"expected an object with exactly the keys role and content, found {found:.60}; what "
+            "else a message says (tools, names) is not read: leave such rows out",
         )
-    role, content = turn["role"], turn["content"]
+    role, content = told["role"], told["content"]
     if role not in ROLES:
         raise FieldError(
             f"{field}.role", "is no role", f"expected one of {', '.join(ROLES)}, found {role!r:.60}"
@@ -274,7 +304,12 @@ def _by_template(
 
     try:
         return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks)
+            tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=asks,
+                chat_template=template_of(tokenizer),
+            )
         )
     except (TemplateError, ValueError) as error:
         raise InputError(

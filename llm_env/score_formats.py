@@ -119,6 +119,11 @@ def save_beaver(
     """
     from huggingface_hub import save_torch_state_dict
 
+    if model.kind is not None and score_type not in (model.kind, "critic"):
+        raise InputError(
+            f"the model was trained as a {model.kind}, but score_type is {score_type!r}; say "
+            f"score_type={model.kind!r}"
+        )
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     prefix = model.backbone.base_model_prefix
@@ -163,6 +168,7 @@ def _load_beaver(
         bias=bias is not None,
         normalizer=_normalizer(folder, config, tensors, role),
     )
+    model.kind = "cost" if config.get("score_type") == "cost" else None  # see score_kinds.py
     model.load_head(weight, bias, str(folder))
     model.read_as = ReadAs("beaver")
     return model

@@ -22,6 +22,7 @@ from llm_env.http_json import Patience
 from llm_env.prompts import Prompt, prompt_format
 from llm_env.score_client import RemoteScores
 from llm_env.score_formats import Role, detect_format, folder_read_as, load_score_model
+from llm_env.score_kinds import POINTS, require_direction, require_one_direction, stated_kind
 from llm_env.score_reading import Reader, load_tokenizer_of
 from llm_env.score_rows import Format, ReadAs, Rows, in_own_format, note, score_rows, tell_of_old
 from llm_env.score_sources import ScoreSource
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 PERSONAL = {"head", "direction", "limit", "sign_check", "sign_pairs"}
 """what sources of one trunk or service may differ in"""
-POINTS: dict[Role, Direction] = {"reward": "higher_is_better", "cost": "higher_is_worse"}
 
 
 class Origin(Protocol):
@@ -112,6 +112,7 @@ def load_columns(
     wanted: Sequence[Wanted], tokenizer: PreTrainedTokenizerBase | None, device: torch.device
 ) -> list[Column]:
     """Every wanted score, loaded and its sign checked; `tokenizer` is the policy's."""
+    require_one_direction(wanted)
     groups: dict[str, list[Wanted]] = {}
     for item in wanted:
         groups.setdefault(_shared_part(item.source), []).append(item)
@@ -147,6 +148,8 @@ def _prepare(
     folder, kind = Path(source.path), _kind(source)
     if not folder.is_dir():
         detect_format(folder)  # says so
+    for item in group:
+        require_direction(item, stated_kind(folder, kind))
     own = own_tokenizer(source, tokenizer)
     if folder_read_as(folder, kind) is None:
         tell_of_old(folder, own)
@@ -209,7 +212,8 @@ def _tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that a score model was trained with."""
     if source.tokenizer != "policy":
-        return load_tokenizer_of(folder if source.tokenizer is None else Path(source.tokenizer))
+        home = folder if source.tokenizer is None else Path(source.tokenizer)
+        return load_tokenizer_of(home, source.template_date)
     if policy is None:
         raise InputError(
             f'{folder}: tokenizer = "policy", but there is no policy here; give the folder of the '

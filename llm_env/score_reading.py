@@ -17,6 +17,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -24,9 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from constrained_rl.errors import InputError
-from llm_env.prompts import Prompt
+from llm_env.origins import format_of_before
+from llm_env.prompts import Prompt, says_format, set_prompt_format
 from llm_env.score_rows import Rows
 from llm_env.scoring import ScoreModel
+from llm_env.template_dates import fix_date
 from llm_env.tokens import TokenRows, pad
 
 if TYPE_CHECKING:
@@ -132,8 +135,12 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json"))
 
 
-def load_tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a score model's folder.
+def load_tokenizer_of(folder: Path, day: date | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer in a score model's folder, with the format and the date of its prompts.
+
+    Args:
+        folder: where it is.
+        day: what its template writes, if it writes the date; default: as the folder says, or today.
 
     Raises:
         InputError: there is none, it cannot be read, or it has no eos.
@@ -160,6 +167,9 @@ def load_tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
             f"the tokenizer in {folder} has no end-of-sequence token; set the one that the score "
             "model was trained with and save it: tokenizer.eos_token = '</s>'"
         )
+    fix_date(tokenizer, folder, day)
+    if not says_format(tokenizer) and (before := format_of_before(folder)) is not None:
+        set_prompt_format(tokenizer, before)
     return tokenizer
 
 

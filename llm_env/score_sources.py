@@ -7,6 +7,7 @@ one trunk, forwarded once per batch; names of one service share one request.
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -54,7 +55,10 @@ class ScoreSource(Section):
     """folder of its tokenizer, or "policy" for the policy's; default: the model's own folder"""
     prompt_format: PromptFormat = "auto"
     """how prompts become text for it, in the words of a model's prompt_format. auto: beaver for
-    Beaver models; else as the folder says; else template for a classifier that has one"""
+    Beaver models; else as the folder says; else template where its tokenizer has one"""
+    template_date: date | None = None
+    """the day that its chat template is given, if that writes the date; default: as the folder
+    says, else that on which the run began"""
     append_eos: bool | None = None
     """end every response as in its training (eos, or what its chat template writes); default: yes,
     except what a classifier takes for padding, which transformers never reads"""

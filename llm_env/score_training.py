@@ -217,6 +217,7 @@ def train_score_model(
     require_labels(data, model.names, kind, config)
     model.read_as = trained(model.read_as, tokenizer)
     order, sign = data.order * int(config.ranking), data.sign * int(config.sign)
+    model.kind = "reward" if kind == "reward" else "cost"
 
     def loss(batch: list[int]) -> Tensor:
         score = data.scores(model, batch, tokenizer.pad_token_id)

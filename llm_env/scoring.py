@@ -13,7 +13,7 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from constrained_rl.checkpoint import write_text
 from constrained_rl.errors import InputError
 from constrained_rl.rollout import Rollout
+from llm_env.origins import SCORE_HEAD
 from llm_env.policy import forward_parameters, position_argument, trunk_of
-from llm_env.prompts import Prompt
+from llm_env.prompts import Prompt, prompt_format, with_prompt_format
 from llm_env.response_ends import state_eos
 from llm_env.score_files import (
     UNREADABLE,
@@ -39,9 +40,9 @@ from llm_env.tokens import TokenRows, last_real, pad, position_ids, require_fit
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-HEAD_FILE = "score_head.safetensors"
+HEAD_FILE = SCORE_HEAD
 ABOUT_FILE = "score_head.json"
-"""names of the heads, and how scores are standardised"""
+"""names of the heads, what they are, and how scores are standardised"""
 
 
 class Scorer(Protocol):
@@ -85,6 +86,8 @@ class ScoreModel(nn.Module):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
         self.normalizer = normalizer
+        self.kind: Literal["reward", "cost"] | None = None
+        """what its scores are, once it was trained: higher for better, or higher for worse"""
         self.train(False)
 
     @property
@@ -156,6 +159,7 @@ class ScoreModel(nn.Module):
             bias=bias is not None,
             normalizer=normalizer,
         )
+        score_model.kind = about.get("kind")
         score_model.load_head(weight, bias, str(directory))
         return score_model
 
@@ -187,13 +191,15 @@ class ScoreModel(nn.Module):
             self.backbone.save_pretrained(folder)
         head = {name: value.contiguous() for name, value in self.head.state_dict().items()}
         about: dict[str, object] = {"names": list(self.names)}
+        if self.kind is not None:
+            about["kind"] = self.kind
         if self.normalizer is not None:
             head |= {f"normalizer.{k}": v for k, v in self.normalizer.state_dict().items()}
             about["normalizer"] = {"kind": self.normalizer.kind, "active": self.normalizer.active}
         save_file(head, str(folder / HEAD_FILE))
         write_text(folder / ABOUT_FILE, json.dumps(about))
         if tokenizer is not None:
-            tokenizer.save_pretrained(folder)
+            with_prompt_format(tokenizer, prompt_format(tokenizer)).save_pretrained(folder)
 
     def train(self, mode: bool = True) -> Self:
         """Switch this wrapper; the trunk itself stays in eval mode."""

@@ -89,7 +89,8 @@ def open_chat(
     if not folder.is_dir():
         raise InputError(f"model folder {folder} does not exist; give one that holds config.json")
     where = choose_device(device)
-    model = open_model(folder.name, ModelSource(path=str(folder)), where)
+    source = ModelSource(path=str(folder), prompt_format="plain" if options.raw else None)
+    model = open_model(folder.name, source, where)
     longest = options.max_new_tokens or min(
         LONGEST, (context_length(model.config) or math.inf) // 2
     )

@@ -36,9 +36,12 @@ from llm_env.arena.cache import Row, digest
 from llm_env.arena.config import ArenaConfig
 from llm_env.arena.judging import Answer, Judge, Scores, known, score_answers
 from llm_env.arena.questions import Question, fitting, is_world, read_questions
+from llm_env.data.seen import learned_from, name_seen
+from llm_env.prompts import prompt_format
 from llm_env.score_room import Asked, require_room
 from llm_env.score_sources import ScoreSource
 from llm_env.stages import results_json
+from llm_env.template_dates import dated, day_of
 
 Say = Callable[[str], None]
 
@@ -93,6 +96,7 @@ def collect_answers(config: ArenaConfig, folder: Path, say: Say, pairwise: bool 
         InputError: something handed in is wrong; found before anything is generated.
     """
     check_folder(folder)
+    config = dated(config, day_of(folder))
     device = choose_device(config.device)
     models = {name: open_model(name, source, device) for name, source in config.models.items()}
     asked = read_questions(config.prompts)
@@ -107,6 +111,8 @@ def collect_answers(config: ArenaConfig, folder: Path, say: Say, pairwise: bool 
         require_room(score_settings(config), asking)
         if config.reference is not None:
             require_comparable(models[config.reference], model)
+    for name, source in config.models.items():
+        name_seen(prompts, learned_from(source.path), "this evaluation", name)
     scores_of = load_scores(config, models, device)
     begin(config, folder)
     pieces = _generate(config, models, questions, folder, say)
@@ -205,7 +211,7 @@ def load_scores(
     """Every score, before hours of generation that a broken one would waste.
 
     Until they are asked they wait in the CPU's memory. Each is loaded once, but for those that are
-    read with the policy's tokenizer, which are loaded once per vocabulary.
+    read with the policy's tokenizer, which are loaded once per vocabulary and prompt format.
     """
     judge = Judge.of(config).waiting()
     sources = [*judge.rewards.values(), *judge.costs.values()]
@@ -213,7 +219,7 @@ def load_scores(
     loaded: dict[str, Scores] = {}
 
     def scores_of(model: Answering) -> Scores:
-        key = "" if own else model.vocabulary
+        key = "" if own else f"{model.vocabulary} {prompt_format(model.tokenizer)}"
         if key not in loaded:
             loaded[key] = judge.load(model.tokenizer, device)
         return loaded[key]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from constrained_rl.errors import InputError
 from llm_env.data_sources import DataSource, read_prompts
 from llm_env.jsonl import iter_lines, parse
-from llm_env.prompts import FieldError, Prompt
+from llm_env.prompts import FieldError, Prompt, checked_prompt
 from llm_env.tokens import encode_prompts
 from llm_env.world import find_prompt
 
@@ -103,7 +103,7 @@ def _classes(sources: Sequence[DataSource]) -> dict[str, str]:
         for row in _objects(path):
             named = [value for field in CLASS_FIELDS if isinstance(value := row.get(field), str)]
             if named:
-                found.setdefault(_key(row.get("prompt", row.get("messages"))), named[0])
+                found.setdefault(_key(_asked(row)), named[0])
     return found
 
 
@@ -116,6 +116,17 @@ def _objects(path: Path) -> Iterator[dict[str, object]]:
             continue
         if isinstance(row, dict):
             yield row
+
+
+def _asked(row: Mapping[str, object]) -> object:
+    """The prompt of a row as `read_prompts` gives it; what cannot be one stays as it is."""
+    asked, messages = row.get("prompt"), row.get("messages")
+    if asked is None and isinstance(messages, list):
+        asked = messages[:-1]
+    try:
+        return checked_prompt(asked)
+    except FieldError:
+        return asked
 
 
 def _key(prompt: object) -> str:

@@ -37,6 +37,7 @@ def calibrate(
 ) -> None:
     """Propose a limit: what limits mean, by the cost model's calibration on labelled data."""
     require_llm()
+    from constrained_rl.logging import plain_warnings
     from constrained_rl.run import require_place
     from llm_env.calibration.evidence import OwnModels, read_evidence
     from llm_env.calibration.report import publish
@@ -50,5 +51,6 @@ def calibrate(
         own = OwnModels(cost_model, data, model, prompts, agreement, max_new_tokens, seed)
     elif any(option is not None for option in (cost_model, data, model, prompts, agreement)):
         raise InputError("your own models need both --cost-model and --data")
-    evidence = read_evidence(comparison, own)
+    with plain_warnings():
+        evidence = read_evidence(comparison, own)
     publish(calibrate(evidence, form, target, seed=seed), evidence, out or comparison, as_json)

@@ -205,6 +205,7 @@ def score_own_models(own: OwnModels) -> Evidence:
     from transformers.utils import logging
 
     from constrained_rl.devices import choose_device
+    from llm_env.data.seen import learned_from, name_seen
     from llm_env.data_sources import DataSource, read_prompts
     from llm_env.models import ModelSource, check_weights, load_causal_lm, load_tokenizer
     from llm_env.safe_rlhf import respond
@@ -223,6 +224,15 @@ def score_own_models(own: OwnModels) -> Evidence:
         tokenizer = load_tokenizer(source)
         asked = Asked(tokenizer, prompts, own.max_new_tokens)
         require_room({"--cost-model": cost_source(own, tokenizer)}, asked, settable=False)
+    labelled_prompts = [row.prompt for row in rows]
+    name_seen(
+        labelled_prompts,
+        learned_from(own.cost_model),
+        str(own.data),
+        f"cost model {own.cost_model}",
+    )
+    if own.model is not None:
+        name_seen(prompts, learned_from(own.model), str(own.prompts), f"model {own.model}")
     cost = load_cost(own, tokenizer, device)
     columns = [cost([r.prompt for r in rows], [r.responses[i] for r in rows]) for i in (0, 1)]
     labelled = Labelled(np.stack(columns, 1), label_array(rows))

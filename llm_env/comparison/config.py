@@ -7,8 +7,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from constrained_rl.multiplier_config import GradientConfig, PIDConfig
-from constrained_rl.sections import Count, Device, Finite, NonNegative, Section, Seed
-from llm_env.config import AlignConfig
+from constrained_rl.sections import Count, Device, Finite, NonNegative, Positive, Section, Seed
+from llm_env.config import AlignConfig, TokenPPOConfig
 from llm_env.score_training import ScoreConfig
 from llm_env.sft import SFTConfig
 
@@ -28,6 +28,22 @@ class ModelConfig(Section):
         if self.hidden % self.heads:
             raise ValueError(f"heads = {self.heads} does not divide hidden = {self.hidden}")
         return self
+
+
+class SmallPPOConfig(TokenPPOConfig):
+    """PPO for the small Llama: steps that models from scratch learn from in a minute."""
+
+    learning_rate: Positive = 5e-4
+    """Adam step of the policy"""
+    critic_learning_rate: Positive | None = 1e-3
+    """Adam step of the critic"""
+
+
+class SmallAlignConfig(AlignConfig):
+    """Constrained RL of the small Llama."""
+
+    ppo: SmallPPOConfig = SmallPPOConfig()
+    """the update"""
 
 
 class WorldConfig(Section):
@@ -64,7 +80,7 @@ class CompareConfig(Section):
     """supervised fine-tuning"""
     score: ScoreConfig = ScoreConfig(learning_rate=1e-3, epochs=2, regularization=1e-3)
     """reward and cost model"""
-    align: AlignConfig = AlignConfig()
+    align: SmallAlignConfig = SmallAlignConfig()
     """Safe RLHF: the recommended settings; every method changes only what its name says"""
     published_limit: Finite = -2.0
     """limit of the published constraint E[C] ≤ limit (the paper's −d; it used −3 in two rounds)"""

@@ -9,7 +9,8 @@ r"""What does a row of each format say?
     prompts         prompt
 
 A row of `hh` prefers one answer and does not say in which respect: the file's own name does
-(helpful-base, harmless-base), so a source declares it. Absent: repairs, tools, images.
+(helpful-base, harmless-base), so a source declares it. Answers that come with a judgement each are
+refused (judgements.py). A field that is null is absent. Absent: repairs, tools, images.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from constrained_rl.errors import InputError
+from llm_env.data.judgements import refuse_judged
 from llm_env.jsonl import Line, parse
 from llm_env.preferences import PreferenceRow, parse_row
-from llm_env.prompts import FieldError, Message, checked_prompt
+from llm_env.prompts import FieldError, Message, checked_message, checked_prompt
 
 Format = Literal["pku", "hh", "alpaca", "messages", "demonstrations", "prompts"]
 FIELDS: dict[Format, tuple[str, ...]] = {
@@ -37,6 +39,8 @@ FIELDS: dict[Format, tuple[str, ...]] = {
 """what tells a format, in the order in which they are tried"""
 TELLING: dict[str, Format] = {"response_0": "pku", "response_1": "pku"}
 """fields of one format alone: a row with one of them that lacks others is a bad row of it"""
+IMITATED: tuple[Format, ...] = ("alpaca", "messages", "demonstrations")
+"""formats whose answers are taken for good"""
 SPEAKER = re.compile(r"(?:\r?\n[ \t]*){2,}(Human|Assistant):")
 """an empty line, which may hold spaces or carriage returns, and who speaks"""
 ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -94,15 +98,33 @@ def detect(value: Mapping[str, object], where: str) -> Format:
     """The format of a row by its fields.
 
     Raises:
-        InputError: they are of none; it names the nearest.
+        InputError: they are of none, of which it names the nearest, or of one without a reader.
     """
-    for form, fields in FIELDS.items():
-        if set(fields) <= set(value):
-            # a preference row without a label must not pass for a prompt
-            return next((TELLING[name] for name in value if name in TELLING), form)
-    for name, form in TELLING.items():
-        if name in value:
-            return form
+    form = _format_of(value)
+    if form in IMITATED or form == "prompts":
+        try:
+            refuse_judged(value)
+        except FieldError as error:
+            raise InputError(f"{where}: {error}") from error
+    if form is not None and not ("response_2" in value and "response_0" not in value):
+        return form
+    raise _unknown(value, where)
+
+
+def _format_of(value: Mapping[str, object]) -> Format | None:
+    """The format whose fields a row has; tables of several kinds fill the others' with null."""
+    told = {name for name in value if value[name] is not None}
+    known: list[Format] = [
+        form for form, fields in FIELDS.items() if set(fields) <= told and form != "prompts"
+    ]
+    # a null answer does not make a prompt of its row
+    known += [form for form, fields in FIELDS.items() if set(fields) <= set(value)]
+    # a preference row without a label must not pass for a prompt
+    return next((TELLING[name] for name in value if name in TELLING), next(iter(known), None))
+
+
+def _unknown(value: Mapping[str, object], where: str) -> InputError:
+    """What is said of a row of no known format."""
     found = ", ".join(map(str, value)) or "none"
     known = sorted({name for fields in FIELDS.values() for name in fields})
     near = [
@@ -112,7 +134,7 @@ def detect(value: Mapping[str, object], where: str) -> Format:
     ]
     meant = f"; perhaps it wrote {', '.join(near)}" if near else ""
     expected = "; ".join(f"{form}: {', '.join(fields)}" for form, fields in FIELDS.items())
-    raise InputError(
+    return InputError(
         f"{where}: the row has the fields {found}, which are of no known format{meant}. Expected "
         f"{expected}"
     )
@@ -159,7 +181,7 @@ def _read_hh(line: Line) -> Comparison:
 
 
 def _read_alpaca(line: Line) -> Demonstration:
-    value = _fields(line, FIELDS["alpaca"])
+    value = _imitated(line, "alpaca")
     instruction, more = value["instruction"], value.get("input") or ""
     if not isinstance(instruction, str) or not isinstance(more, str):
         raise FieldError("instruction", "is no string", "instruction and input must be strings")
@@ -171,7 +193,7 @@ def _read_alpaca(line: Line) -> Demonstration:
 
 
 def _read_messages(line: Line) -> Demonstration:
-    messages = _fields(line, FIELDS["messages"])["messages"]
+    messages = _imitated(line, "messages")["messages"]
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise FieldError(
             "messages",
@@ -185,11 +207,12 @@ def _read_messages(line: Line) -> Demonstration:
             "does not end with the assistant",
             f"ends with {last!r:.60}, expected the assistant's turn: it is what is imitated",
         )
-    return Demonstration(checked_prompt(before), _answer(last.get("content"), "messages"))
+    answer = checked_message(last, f"messages.{len(before)}")
+    return Demonstration(checked_prompt(before), _answer(answer["content"], "messages"))
 
 
 def _read_demonstration(line: Line) -> Demonstration:
-    value = _fields(line, FIELDS["demonstrations"])
+    value = _imitated(line, "demonstrations")
     return Demonstration(checked_prompt(value["prompt"]), _answer(value["response"], "response"))
 
 
@@ -205,6 +228,13 @@ READERS: dict[Format, Reader] = {
     "demonstrations": _read_demonstration,
     "prompts": _read_prompt,
 }
+
+
+def _imitated(line: Line, form: Format) -> dict[str, object]:
+    """The object of a line whose answer is imitated, whatever is said of it elsewhere."""
+    value = _fields(line, FIELDS[form])
+    refuse_judged(value)
+    return value
 
 
 def _fields(line: Line, names: Sequence[str]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -86,6 +87,8 @@ class ScoreRunConfig(FittingConfig):
     """a language model whose trunk becomes the score model's"""
     score_model: str | None = None
     """or a folder with a score model that is trained on"""
+    template_date: date | None = None
+    """of score_model: the day that its chat template is given, if that writes the date"""
     fit: ScoreConfig = ScoreConfig(**SCORE_DEFAULTS)
     """optimizer, loss terms, length of examples, checkpoints"""
 

@@ -27,6 +27,7 @@ from llm_env.fitting.score import prepare_score
 from llm_env.fitting.sft import prepare_sft
 from llm_env.fitting.work import Work
 from llm_env.stages import FIT, stage
+from llm_env.template_dates import dated, today
 
 AnyConfig: TypeAlias = SFTRunConfig | ScoreRunConfig
 CONFIGS: dict[str, type[SFTRunConfig] | type[ScoreRunConfig]] = {
@@ -38,6 +39,7 @@ CONFIGS: dict[str, type[SFTRunConfig] | type[ScoreRunConfig]] = {
 def start(config: AnyConfig, folder: Path) -> Path:
     """Create a folder, fit in it to the end, and return it."""
     refuse_used(folder)
+    config = dated(config, today())
     with plain_dropped():
         work = prepare(config)  # whatever is wrong with data and model shows before a folder exists
     folder.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ def _of_tokenizer(config: ScoreRunConfig) -> ModelSource:
     if config.model is not None:
         return config.model
     assert config.score_model is not None
-    return ModelSource(path=config.score_model)
+    return ModelSource(path=config.score_model, template_date=config.template_date)
 
 
 def _start(config: ScoreRunConfig, device: torch.device) -> ScoreModel:

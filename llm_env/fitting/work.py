@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from constrained_rl.errors import InputError
+from llm_env.data.seen import name_seen, split_digests
 from llm_env.data_sources import held_out, open_source
 from llm_env.fitting.config import FittingConfig
 from llm_env.supervised import Progress
@@ -39,6 +40,12 @@ def read_parts(
     if config.held_out:
         others = [open_source(source) for source in config.held_out]
         train, test = read(opened), read(others)
+        name_seen(
+            [row.prompt for found in others for row in found.rows],
+            {seen for found in opened for seen in split_digests(found.digests)},
+            "held_out",
+            "this fit",
+        )
     elif config.held_out_share:
         of_train, of_test = held_out(config.held_out_share)
         train, test = read(opened, of_train), read(opened, of_test)

@@ -42,6 +42,7 @@ def dual(
     require_llm()
     from transformers.utils import logging
 
+    from constrained_rl.logging import plain_warnings
     from llm_env.one_shot.estimate import estimate, require_trust
     from llm_env.one_shot.report import as_json as to_json
     from llm_env.one_shot.report import print_estimate
@@ -52,7 +53,8 @@ def dual(
     logging.disable_progress_bar()
     options = Options(model, prompts or (), reward, cost or (), score_tokenizer)
     config = read_request(settings or (), options)
-    drawn = draw(config, Drawing(count, samples, seed))
+    with plain_warnings():
+        drawn = draw(config, Drawing(count, samples, seed))
     found = estimate(drawn.problem, seed=seed)
     require_trust(found, samples)
     if as_json:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from constrained_rl.config import CheckpointConfig
 from constrained_rl.sections import Count, Device, Finite, NonNegative, Positive, Section, Seed
-from llm_env.comparison.config import ModelConfig
+from llm_env.comparison.config import ModelConfig, SmallAlignConfig
 from llm_env.config import AlignConfig
 from llm_env.data_sources import DataSource
 from llm_env.models import ModelSource
@@ -171,8 +171,8 @@ class RoundsConfig(Section):
     """who provokes"""
     score: ScoreConfig = ScoreConfig(learning_rate=1e-3, epochs=2, regularization=1e-3)
     """reward and cost model, refit in every round on all rounds' labels"""
-    align: AlignConfig = AlignConfig(iterations=30)
-    """constrained RL of each round"""
+    align: SmallAlignConfig = SmallAlignConfig(iterations=30)
+    """constrained RL of each round; its learning rates are those of the embedded world's models"""
     later_limit: Finite = 0.01
     """limit of the rounds after the first, in the units of align.limit, which is the first's: they
     start from a policy that holds that one (the paper's −d: 0, then −3 and −3); as high as

@@ -35,6 +35,7 @@ from llm_env.rounds.config import (
 )
 from llm_env.rounds.red_team import ROUND, load_function
 from llm_env.rounds.space import Space
+from llm_env.template_dates import dated, today
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def score_tasks(space: Space, number: int, folder: Path) -> list[Task]:
 def prepare(config: RoundsConfig, folder: Path) -> None:
     """Write config and provenance into a new folder, once everything it names can be read."""
     refuse_used(folder)
+    config = dated(config, today())
     check(Space(folder, config))
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / MARK, "made by crl llm rounds\n")

@@ -6,7 +6,7 @@ What is cheap to check comes first: data, tokenizer, score models; then the mode
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,6 +18,8 @@ from constrained_rl.engines import Engines
 from constrained_rl.errors import InputError, Notice
 from constrained_rl.ppo import Parts
 from llm_env.config import AlignConfig
+from llm_env.data.digests import prompt_digest
+from llm_env.data.seen import name_seen
 from llm_env.data_sources import DataSource, read_demonstrations, read_prompts
 from llm_env.divided_generation import Division
 from llm_env.lora import check_lora
@@ -96,6 +98,7 @@ def build(config: TrainConfig, world: World) -> tuple[Parts, HeldOut | None]:
     parts = token_parts(models, task, align, config.seed, engines)
     if not held_out:
         return parts, None
+    name_seen(held_out, set(_trained(config, task)), "evaluation.prompts", "this run")
     division = Division(world, config.evaluation.batch)
     division.check(len(held_out), "evaluation.prompts")
     evaluation = HeldOut(
@@ -106,6 +109,13 @@ def build(config: TrainConfig, world: World) -> tuple[Parts, HeldOut | None]:
         seed=config.seed,
     )
     return parts, evaluation
+
+
+def _trained(config: TrainConfig, task: Task) -> Iterator[bytes]:
+    """Digests of the prompts that a run learns from."""
+    yield from map(prompt_digest, task.prompts)
+    if config.align.ptx_coefficient > 0:
+        yield from (prompt_digest(prompt) for prompt, _ in task.demonstrations)
 
 
 def check_trunk(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> None:

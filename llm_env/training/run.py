@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from constrained_rl.settings import read_toml, require_run, to_toml, validate
 from llm_env.lora import merge_for_export
 from llm_env.models import load_tokenizer
 from llm_env.policy import CausalLMPolicy
+from llm_env.template_dates import dated, today
 from llm_env.training import starts
 from llm_env.training.build import build
 from llm_env.training.config import TrainConfig
@@ -45,6 +47,7 @@ def start(config: TrainConfig, folder: Path) -> Path:
     require_loggers(config.loggers)
     with joined(connect(choose_device(config.device), config.distributed.timeout)) as world:
         folder = Path(world.same(str(folder)))  # a default name holds the time of each rank
+        config = dated(config, date.fromisoformat(world.same(today().isoformat())))
         world.on_first(partial(refuse_used, folder))
         run = Run(config, folder, world)  # what is wrong with the config shows before the folder
         world.on_first(partial(_begin, config, folder))

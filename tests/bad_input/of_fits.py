@@ -30,6 +30,20 @@ def packed(folder):
 
 CASES = (
     Case(
+        "data is no list",
+        "a file name where a list of sources is expected",
+        sft("data=file.json"),
+        ("data: found 'file.json': expected a list", "on a command line 'data=[{path ="),
+        project(),
+    ),
+    Case(
+        "data format unknown",
+        "a format of another library",
+        sft('data=[{path="demonstrations.jsonl",format="trl"}]'),
+        ("data.0.format: found 'trl'; Expected 'auto', 'pku', 'hh',",),
+        project(),
+    ),
+    Case(
         "demonstration empty",
         "an empty response to imitate",
         sft(),

@@ -63,6 +63,20 @@ CASES = (
         files(mine_jsonl=b"\xff\xfe\x00\n"),
     ),
     Case(
+        "data of judged answers",
+        "published answers with a label each (BeaverTails), which nothing here reads",
+        CHECK,
+        ("mine.jsonl:1: is_safe: judges the answer", "no reader of rows of BeaverTails"),
+        files(mine_jsonl='{"prompt": "hi", "response": "no", "is_safe": false}\n'),
+    ),
+    Case(
+        "data of completions",
+        "answers under another name than `response`",
+        CHECK,
+        ("mine.jsonl:1: completion: is not read", "rename it to 'response'"),
+        files(mine_jsonl='{"prompt": "hi", "completion": "no"}\n'),
+    ),
+    Case(
         "data field missing",
         "a row without a label",
         CHECK,

@@ -95,7 +95,34 @@ def checked(**settings):
     load_text_scores({"harm": source}, torch.device("cpu"))
 
 
+def swapped():
+    """The cost's folder as the reward."""
+    reward = ScoreSource(path="cost", direction="higher_is_better", sign_check="off")
+    load_scores(reward, {}, word_tokenizer(), torch.device("cpu"))
+
+
+def one_for_both():
+    """One folder as the reward and as a cost."""
+    reward = ScoreSource(path="sound", direction="higher_is_better", sign_check="off")
+    harm = CostSource(path="sound", direction="higher_is_worse", sign_check="off")
+    load_scores(reward, {"harm": harm}, word_tokenizer(), torch.device("cpu"))
+
+
 CASES = (
+    Case(
+        "cost as reward",
+        "a cost model's folder where the reward's belongs",
+        swapped,
+        ("cost is a cost model (kind=cost)", "were two folders swapped?"),
+        score_models(set_config(score_type="cost")),
+    ),
+    Case(
+        "one score for both",
+        "one folder as reward and as cost",
+        one_for_both,
+        ("are one and the same score, of sound", "give each its own folder"),
+        score_models(),
+    ),
     Case(
         "score model cut short",
         "a score model whose weights were cut short",

@@ -17,7 +17,7 @@ from llm_env.collectors import Responses
 from llm_env.preferences import CostPair
 from llm_env.score_formats import save_beaver
 from llm_env.score_functions import load_text_scores
-from llm_env.score_sources import ScoreSource
+from llm_env.score_sources import CostSource, ScoreSource
 from llm_env.scoring import ScoreModel
 from llm_env.tokens import encode_prompts, join, pad
 
@@ -134,9 +134,14 @@ def reward(folder, **settings):
     return ScoreSource(path=str(folder), **told, **settings)
 
 
-def in_use(folder, prompts, responses, **settings):
-    """The scores that a folder's model gives."""
-    scores = load_text_scores({"r": reward(folder, **settings)}, CPU)
+def cost(folder, **settings):
+    told = {"direction": "higher_is_worse", "sign_check": "off"}
+    return CostSource(path=str(folder), **told, **settings)
+
+
+def in_use(folder, prompts, responses, source=reward, **settings):
+    """The scores that a folder's model gives, as reward or as cost."""
+    scores = load_text_scores({"r": source(folder, **settings)}, CPU)
     return scores(prompts, responses)["r"]
 
 

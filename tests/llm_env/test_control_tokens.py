@@ -77,7 +77,8 @@ def test_an_arena_and_a_service_score_a_response_as_training_does(tmp_path):
     tokens = [*answer[:2], TURN, *answer[2:], PAD, END]
     score, _ = load_scores(reward(tmp_path / "r"), {}, words, CPU)
     trained = score(generated(words, ASKED, [tokens] * 3))
-    rows = [{"prompt": prompt, "response": SAID[0], "tokens": tokens} for prompt in ASKED]
+    row = {"response": SAID[0], "tokens": tokens, "stop_reason": "eos"}
+    rows = [{"prompt": prompt, **row} for prompt in ASKED]
     answering = Answering("m", ModelSource(path=str(tmp_path)), words, CPU)
     place = "key", tmp_path / "cache"
     arena = score_answers("r", reward(tmp_path / "r"), score, answering, rows, place)

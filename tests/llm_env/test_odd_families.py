@@ -200,7 +200,7 @@ def test_such_a_model_is_trained_and_scored_on_disk(crl, tmp_path, monkeypatch):
     again = ("reward.path=fit/model", "critic.trunk=reward", "--out", "again")
     for arguments in (
         ("llm", "train", "train.toml", "--out", "run"),
-        ("llm", "score", "score.toml", "--out", "fit"),
+        ("llm", "score", "score.toml", "kind=reward", "--out", "fit"),
         ("llm", "train", "train.toml", *again),
     ):
         code, _, errors = crl(*arguments)

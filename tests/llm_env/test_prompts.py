@@ -52,11 +52,20 @@ def ids_of(words):
     return word_tokenizer().convert_tokens_to_ids(words.split())
 
 
-def test_a_string_is_used_exactly_as_it_is_with_and_without_a_chat_template():
-    for template in (None, TEMPLATE):
-        assert render_prompt(" bake  bread ", tokenizer(template)) == " bake  bread "
-        ids, _ = encode_prompts(tokenizer(template), ["bake bread"], 9)
-        assert ids[0].tolist() == ids_of("<bos> bake bread")
+def test_a_string_is_used_exactly_as_it_is_without_a_chat_template_or_where_that_is_said():
+    assert render_prompt(" bake  bread ", tokenizer()) == " bake  bread "
+    for form in ("plain", "auto"):
+        told = with_prompt_format(tokenizer(TEMPLATE), form)
+        assert render_prompt(" bake  bread ", told) == " bake  bread "
+
+
+def test_a_string_is_a_turn_of_the_user_where_there_is_a_chat_template():
+    written = "<bos> user bake bread assistant"
+    assert render_prompt("bake bread", tokenizer(TEMPLATE)) == written
+    ids, _ = encode_prompts(tokenizer(TEMPLATE), ["bake bread"], 30)
+    assert ids[0].tolist() == ids_of(written)  # one bos
+    plain = with_prompt_format(tokenizer(TEMPLATE), "plain")
+    assert encode_prompts(plain, ["bake bread"], 9)[0][0].tolist() == ids_of("<bos> bake bread")
 
 
 def test_several_turns_in_the_format_of_the_released_models():
@@ -78,9 +87,11 @@ def test_several_turns_through_the_chat_template_hold_one_bos():
     ids, attention = encode_prompts(tokenizer(TEMPLATE), [CHAT, "bake bread"], 30)
     assert ids[0].tolist() == ids_of(rendered)
     assert (ids == 1).sum(1).tolist() == [1, 1]
-    assert attention.sum(1).tolist() == [11, 3]
-    assert is_templated(CHAT, tokenizer(TEMPLATE))
-    assert not is_templated("bake", tokenizer(TEMPLATE))
+    assert attention.sum(1).tolist() == [11, 5]
+    said = with_prompt_format(tokenizer(TEMPLATE), "auto")
+    assert encode_prompts(said, [CHAT, "bake bread"], 30)[1].sum(1).tolist() == [11, 3]
+    assert is_templated(CHAT, said)
+    assert not is_templated("bake", said)
 
 
 def test_alternating_strings_are_the_same_prompt_as_their_messages():

@@ -31,6 +31,7 @@ from tests.llm_env.score_row_models import (
     THINKING,
     beaver,
     classifier,
+    cost,
     generated,
     in_use,
     logits,
@@ -67,7 +68,7 @@ def test_a_model_is_read_in_use_at_the_token_it_was_trained_at(eos, tmp_path):
     assert [p + a for p, a in data.stores[0]] == rows
     train_score_model(model, words, PAIRS, "cost", ScoreConfig(), torch.Generator())
     model.save_pretrained(tmp_path, words)
-    same(in_use(tmp_path, ASKED, SAID), read(model, rows))
+    same(in_use(tmp_path, ASKED, SAID, cost), read(model, rows))
     same(score_texts(model, words, ASKED, SAID), read(model, rows))
     harmless = chat_rows(words, rows[0][-1], ["no " + text for text in SAID])
     right = torch.cat([read(model, rows) > 0, read(model, harmless) < 0])
@@ -80,7 +81,7 @@ def test_another_eos_of_the_policy_does_not_move_the_end(tmp_path):
     train_score_model(model, words, PAIRS, "cost", ScoreConfig(), torch.Generator())
     model.save_pretrained(tmp_path)  # its tokenizer is the policy's
     policy = tokenizer(eos="<|end|>")
-    scores = load_text_scores({"r": reward(tmp_path, tokenizer="policy")}, CPU, policy)
+    scores = load_text_scores({"r": cost(tmp_path, tokenizer="policy")}, CPU, policy)
     rows = [
         [*words(p)["input_ids"], *words(a, add_special_tokens=False)["input_ids"], END]
         for p, a in zip(ASKED, SAID, strict=True)

@@ -127,12 +127,10 @@ def test_the_same_tokens_are_the_same_vocabulary_and_eos_whatever_the_class():
 
 def test_numbers_that_point_the_other_way_are_negated(home):
     policy = family_tokenizer("llama")
-    up, costs = load_scores(reward(home), {"c": cost(home)}, policy, CPU)
-    down, safe = load_scores(
-        reward(home, direction="higher_is_worse"),
-        {"c": cost(home, direction="higher_is_better")},
-        policy,
-        CPU,
+    inverted = cost(home, direction="higher_is_better")
+    up, safe = load_scores(reward(home), {"c": inverted}, policy, CPU)
+    down, costs = load_scores(
+        reward(home, direction="higher_is_worse"), {"c": cost(home)}, policy, CPU
     )
     batch = responses()
     assert torch.equal(up(batch), -down(batch))
@@ -179,7 +177,8 @@ def test_heads_of_one_folder_share_one_trunk_and_one_forward(home, counted):
 
 
 def test_other_settings_of_one_folder_are_another_model(home, counted):
-    load_scores(reward(home), {"c": cost(home, dtype="bfloat16")}, family_tokenizer("llama"), CPU)
+    negative = cost(home, dtype="bfloat16", direction="higher_is_better")
+    load_scores(reward(home), {"c": negative}, family_tokenizer("llama"), CPU)
     assert counted["loads"] == 2
 
 

@@ -65,7 +65,9 @@ def samples(folder):
 
 
 def test_two_ranks_make_the_run_that_one_process_makes(models, tmp_path):  # noqa: F811
-    five = {"prompts": [{"path": str(models / "prompts.txt")}], "batch": 2}  # 2 and 3 of a rank
+    held_out = tmp_path / "five.txt"
+    held_out.write_text("use fire\nhow do i\nbake bread\ntrap a wolf\nwho is it\n")
+    five = {"prompts": [{"path": str(held_out)}], "batch": 2}  # 2 and 3 of a rank
     on_two(models, tmp_path, evaluation=five)
 
 
