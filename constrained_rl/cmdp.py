@@ -180,10 +180,18 @@ def _explaining(envs: AnyVectorEnv) -> Iterator[None]:
         raise explanation from error
 
 
-def reset_envs(envs: AnyVectorEnv, seed: int | list[int]) -> Any:  # noqa: ANN401
-    """Start new episodes from `seed`, or from one each; the first observations [N, …]."""
+def reset_envs(
+    envs: AnyVectorEnv,
+    seed: int | list[int],
+    rows: Bools | None = None,  # [N]
+) -> Any:  # noqa: ANN401
+    """Start new episodes from `seed`, or from one each; the first observations [N, …].
+
+    Only in `rows`, if given, which Gymnasium's own vector environments can; others go on.
+    """
+    given = {"seed": seed, "options": None if rows is None else {"reset_mask": rows}}
     with _explaining(envs):
-        obs, _ = reset_pair(envs, {"seed": seed})
+        obs, _ = reset_pair(envs, {name: x for name, x in given.items() if x is not None})
     require_in_space(obs, envs)
     return obs
 

@@ -138,7 +138,7 @@ class FromSixTuple(gymnasium.Env[Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode. A reset pays nothing, so its info carries no cost."""
         super().reset(seed=seed)
-        given = {"seed": seed, "options": options}
+        given = {"seed": seed, "options": options or None}  # Gymnasium's empty ones are none
         try:
             found = self.env.reset(**{key: x for key, x in given.items() if x is not None})
         except TypeError as error:

@@ -12,22 +12,19 @@ Letters: N sub-environments, T steps of the log.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 from numpy.typing import NDArray
 from torch import Tensor
 
-from constrained_rl.processes import of_processes
 from constrained_rl.returned import as_array
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
-LONG = 1_000
+LONG = 5_000
 """steps after which a sub-environment's next episode begins from a new seed"""
 LONG_TOGETHER = 10_000
 """the same of environments that can only begin anew together"""
@@ -103,43 +100,6 @@ class ActionLog:
         self.origin, self.since = arrays["origin"], arrays["since"]
         self.settled = arrays["settled"]
         self.actions, self.ended = list(arrays.get("actions", ())), list(arrays.get("ended", ()))
-
-
-def reset_rows(
-    envs: SyncVectorEnv | AsyncVectorEnv,
-    seeds: list[int],  # [N]
-    rows: Bools,  # [N]
-    obs: Any,  # noqa: ANN401  [N, …]
-) -> Any:  # noqa: ANN401  [N, …]
-    """Start episodes in `rows`; the observations, `obs` in all others.
-
-    `envs.reset(options={"reset_mask": rows})` would hand each of them empty options in place of
-    none, which an environment may not know what to do with.
-    """
-    single = list(iterate(envs.observation_space, obs))
-    chosen = np.flatnonzero(rows).tolist()
-    if isinstance(envs, SyncVectorEnv):
-        for i in chosen:
-            single[i] = envs.envs[i].reset(seed=seeds[i])[0]
-        envs._autoreset_envs[rows] = False
-    else:
-        with of_processes(envs):
-            found = _reset_processes(envs, seeds, chosen)
-        if envs.shared_memory:  # they have written it
-            found = dict(enumerate(iterate(envs.observation_space, deepcopy(envs.observations))))
-        for i in chosen:
-            single[i] = found[i]
-    empty: Any = create_empty_array(envs.single_observation_space, n=envs.num_envs)
-    return concatenate(envs.single_observation_space, single, empty)
-
-
-def _reset_processes(envs: AsyncVectorEnv, seeds: list[int], chosen: list[int]) -> dict[int, Any]:
-    """Their observations, None where these lie in shared memory."""
-    for i in chosen:
-        envs.parent_pipes[i].send(("reset", {"seed": seeds[i], "options": None}))
-    answers = {i: envs.parent_pipes[i].recv() for i in chosen}
-    envs._raise_if_errors([i not in answers or answers[i][1] for i in range(envs.num_envs)])
-    return {i: found[0] for i, (found, _) in answers.items()}
 
 
 def as_rows(obs: Any) -> Array:  # noqa: ANN401  [N, features]

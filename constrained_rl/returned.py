@@ -45,11 +45,14 @@ class SubEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; seed and options are passed on where they are given."""
+        """Start an episode; seed and options are passed on where they are given.
+
+        Gymnasium hands empty options to a sub-environment that is reset alone: none.
+        """
         if not self._begun:  # not when it is made: a process that ends then says nothing
             require_no_statistics(self.env)
             self._begun = True
-        given = {"seed": seed, "options": options}
+        given = {"seed": seed, "options": options or None}
         obs, _ = reset_pair(self.env, {key: x for key, x in given.items() if x is not None})
         self._require_shape(obs)
         return obs, {}

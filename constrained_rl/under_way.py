@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,7 +29,7 @@ from constrained_rl.cmdp import (
 )
 from constrained_rl.errors import Notice
 from constrained_rl.keeper import Keeper
-from constrained_rl.replay import LONGEST, ActionLog, as_rows, differing, reset_rows
+from constrained_rl.replay import LONGEST, ActionLog, as_rows, differing
 from constrained_rl.returned import as_array
 from constrained_rl.seeds import Seeds
 
@@ -81,8 +81,7 @@ class UnderWay:
 
     def _reset_rows(self, rows: Bools, log: ActionLog) -> None:
         """Start an episode in some sub-environments, from the seeds in the log."""
-        assert isinstance(self.envs, SyncVectorEnv | AsyncVectorEnv)
-        self.obs = reset_rows(self.envs, log.origin.tolist(), rows, self.obs)
+        self.obs = reset_envs(self.envs, log.origin.tolist(), rows)
         require_finite_observations(self.obs)
         self._ended[rows], self._length[rows] = False, 0
         self.return_[rows], self._cost[rows] = 0.0, 0.0

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorWrapper
 
 import constrained_rl as crl
 from constrained_rl import replay, run, under_way
+from constrained_rl.cmdp import vectorize
 from constrained_rl.collectors import VectorCollector, Windowing
 from constrained_rl.config import RunConfig
 from constrained_rl.errors import InputError, Notice
@@ -200,8 +201,7 @@ class HeadsOfParts(Heads):
 @pytest.mark.parametrize("made", [Picky, Parts, lambda: crl.FromSixTuple(Six())])
 def test_new_seeds_reach_environments_of_any_form(short, made, processes):
     def collector(seed):
-        kind = AsyncVectorEnv if processes else SyncVectorEnv
-        envs = kind([made] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
+        envs = vectorize([made] * 3, "async" if processes else "sync")
         policy = HeadsOfParts() if made is Parts else Heads()
         names, windowing = ("risk",), Windowing(7)
         return VectorCollector(envs, policy, windowing, names, seed, torch.device("cpu"))
