@@ -5,6 +5,7 @@ Heavy libraries are imported only by the command that needs them, so `--help` is
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -168,7 +169,28 @@ def main() -> None:
         sys.path.append("")
     # the deepspeed launcher adds this; the environment says it too
     sys.argv = [word for word in sys.argv if not word.startswith("--local_rank")]
-    of_rank(core.run_cli)(app)
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        core.run_cli(app)
+        return
+    try:
+        of_rank(core.run_cli)(app)
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            raise
+        _leave(ended.code or 0)
+    _leave(0)
+
+
+def _leave(code: int) -> None:
+    """End a rank's process without C++'s destructors.
+
+    Gloo's threads outlive a job whose groups were left (`distributed.joined`); where C++ destroys
+    them as the process ends, it aborts now and then, and a finished job would be a failed one.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def of_rank(function: Callable[..., None]) -> Callable[..., None]:
