@@ -169,7 +169,7 @@ def main() -> None:
         sys.path.append("")
     # the deepspeed launcher adds this; the environment says it too
     sys.argv = [word for word in sys.argv if not word.startswith("--local_rank")]
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if not _is_rank():
         core.run_cli(app)
         return
     try:
@@ -179,6 +179,15 @@ def main() -> None:
             raise
         _leave(ended.code or 0)
     _leave(0)
+
+
+def _is_rank() -> bool:
+    """Whether a launcher started this process as one of several."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return False
+    from constrained_rl.distributed import LAUNCHER
+
+    return all(name in os.environ for name in LAUNCHER)
 
 
 def _leave(code: int) -> None:

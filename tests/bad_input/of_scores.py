@@ -89,6 +89,12 @@ def read_otherwise(folder):
     set_config(score_reads_as={"form": "trl", "end": None})(folder.parent / "sound")
 
 
+def ours():
+    """A cost of our own format alone."""
+    source = CostSource(path="sound", direction="higher_is_worse", sign_check="off")
+    load_text_scores({"harm": source}, torch.device("cpu"))
+
+
 def checked(**settings):
     """A cost alone, with a sign check that must hold."""
     source = CostSource(path="cost", direction="higher_is_worse", sign_check="error", **settings)
@@ -161,7 +167,7 @@ CASES = (
     Case(
         "score model read in an unknown way",
         "a score model that notes an unknown way of reading",
-        lambda: loaded(path="sound"),
+        ours,
         ("score_reads_as = {'form': 'trl'", "copy the folder again, or update the library"),
         score_models(read_otherwise),
     ),
