@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import gymnasium
+
 from constrained_rl.cli import run_cli
 from llm_env import cli
 from tests.bad_input.case import Case
 
+OF_OTHER_TESTS = ("tests/", "odd/")
 WIDE = {"COLUMNS": "2000", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
 """of the terminal, so that messages are not wrapped"""
 
@@ -74,11 +77,14 @@ def call(
     with (
         mock.patch.object(sys, "argv", ["crl", *arguments]),
         mock.patch.dict(os.environ, WIDE),
+        mock.patch.dict(gymnasium.registry, clear=False),
         not_installed(missing),
         as_in_a_process() as caught,
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
+        for name in [name for name in gymnasium.registry if name.startswith(OF_OTHER_TESTS)]:
+            del gymnasium.registry[name]  # near names of a misspelt one are the library's
         try:
             cli.main() if run is cli.main else run_cli(run)
             code: object = 0

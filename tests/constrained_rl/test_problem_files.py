@@ -69,7 +69,7 @@ def test_a_run_is_resumed_evaluated_and_loaded_from_another_folder(folder, monke
     monkeypatch.chdir(folder / "elsewhere")
     assert resume(run)
     assert (run / "policy.safetensors").read_bytes() == finished
-    assert evaluate_run(run, 8, 0)["policies"][0]["constraints"][0]["limit"] == 0.75
+    assert evaluate_run(run, 8, 9)["policies"][0]["constraints"][0]["limit"] == 0.75
     agent = Agent.load(run)
     assert agent.predict(np.array([1.0], np.float32)) in (0, 1)
     agent.close()
