@@ -20,7 +20,7 @@ from llm_env.score_formats import Role
 from llm_env.score_rows import Format
 from llm_env.score_sources import ScoreSource
 from llm_env.scoring import ABOUT_FILE
-from llm_env.sign_check import OTHER, Direction
+from llm_env.sign_check import Direction
 
 POINTS: dict[Role, Direction] = {"reward": "higher_is_better", "cost": "higher_is_worse"}
 """what a higher number means"""
@@ -61,12 +61,16 @@ def require_direction(use: Use, kind: Role | None) -> None:
     declared = use.source.direction
     if kind is None or declared == POINTS[kind]:
         return
-    other = next(role for role in POINTS if role != kind)
+    right = f'declare direction = "{POINTS[kind]}"'
+    if use.role != kind:
+        right = (
+            f"Give a {use.role} model's folder here (were two folders swapped?), or, if its "
+            f"negative is meant, {right}"
+        )
     raise InputError(
         f"{use.role} {use.name!r}: {use.source.path} is a {kind} model (kind={kind}), whose higher "
-        f'numbers are {MEANS[POINTS[kind]]}, but its direction is declared as "{declared}". Give a '
-        f"{other} model's folder here (were two folders swapped?), or, if its negative is meant, "
-        f'declare direction = "{OTHER[declared]}"'
+        f'numbers are {MEANS[POINTS[kind]]}, but its direction is declared as "{declared}". '
+        + (right[0].upper() + right[1:])
     )
 
 
