@@ -120,7 +120,7 @@ def test_deepspeed_makes_the_run_that_one_process_makes(models, tmp_path, over):
 @pytest.mark.parametrize(("stage", "lora"), [(2, False), (3, False), (2, True)])
 def test_deepspeed_in_bfloat16_begins_as_one_process_does(models, tmp_path, stage, lora):  # noqa: F811
     pytest.importorskip("deepspeed")
-    over = {"policy": {"dtype": "bfloat16"}}
+    over = {"policy": {"dtype": "bfloat16"}, "align": {"iterations": 2}}
     if lora:
         pytest.importorskip("peft")
         over["policy"]["lora"] = {"rank": 4}
@@ -129,7 +129,7 @@ def test_deepspeed_in_bfloat16_begins_as_one_process_does(models, tmp_path, stag
     over["distributed"] = {"engine": "deepspeed", "zero": stage}
     on_ranks(started, 2, tmp_path / "ranks", config(models, **over), tmp_path / "two")
     found, expected = (read_metrics(tmp_path / n / "metrics.jsonl")[0] for n in ("two", "one"))
-    assert found["lambda/harm"] == pytest.approx(expected["lambda/harm"])
+    assert found["lambda/harm"] == expected["lambda/harm"]
     assert found["return/mean"] == pytest.approx(expected["return/mean"])
     for name in ("loss/policy", "loss/value/reward", "kl/approx"):  # bfloat16 counts to 1 in 256
         assert found[name] == pytest.approx(expected[name], rel=0.05)
