@@ -63,15 +63,17 @@ class ModelScore:
 
     def __call__(self, responses: Responses) -> Tensor:  # [B]
         """Scores of finished responses; `InputError` where a row is longer than the context."""
-        context = context_length(self.model.backbone.config)
-        longest = int(responses.rows.attention.sum(1).max())
-        if context is not None and longest > context:
-            raise InputError(
-                f"a score model sees {context} tokens, but a prompt and its response have "
-                f"{longest}; shorten max_new_tokens or the prompts, or score by a model that sees "
-                "more"
-            )
-        return model_scores(self.model, responses.rows)
+        context, rows = context_length(self.model.backbone.config), responses.rows
+        # to count tokens waits for the device: only where padding might be all that is too much
+        if context is not None and rows.ids.shape[1] > context:
+            longest = int(rows.attention.sum(1).max())
+            if longest > context:
+                raise InputError(
+                    f"a score model sees {context} tokens, but a prompt and its response have "
+                    f"{longest}; shorten max_new_tokens or the prompts, or score by a model that "
+                    "sees more"
+                )
+        return model_scores(self.model, rows)
 
 
 def by_model(model: ScoreModel) -> Score:

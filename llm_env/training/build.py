@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -91,8 +91,9 @@ def build(config: TrainConfig, world: World) -> tuple[Parts, HeldOut | None]:
     """The loop's parts, and the held-out prompts where there are some."""
     torch.set_num_threads(config.threads)
     device, engines = world.device, choose_engines(config.distributed, world)
-    task = build_task(config, device, partial(read_held_out, config))
-    held_out = read_held_out(config, task.tokenizer)
+    held_out_of = cache(partial(read_held_out, config))  # files are read once
+    task = build_task(config, device, held_out_of)
+    held_out = held_out_of(task.tokenizer)
     align = resolve(config)
     models = build_models(config, from_disk(device))
     parts = token_parts(models, task, align, config.seed, engines)
