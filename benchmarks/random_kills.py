@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from kill_harms import harmed
 from kill_phases import (
     EVERY,
     UNSAVED,
@@ -172,6 +173,7 @@ def phases(root: Path, groups: Sequence[str]) -> list[Phase]:
         found += own_models(root / "models")
     wanted = [e for e in (*BUILT_IN, UNSAVED) if {"control", e} & set(groups)]
     found += [control(env_id) for env_id in wanted]
+    found += [phase for phase in harmed() if {phase.name, "harm"} & set(groups)]
     if "fit" in groups:
         fits = ("sft", "reward_model", "cost_model")
         found += [stage_phase(compared, name, "fit") for name in fits]
@@ -192,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--phases", default="control,fit,token RL,own models,report")
+    parser.add_argument("--phases", default="control,harm,fit,token RL,own models,report")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
