@@ -122,7 +122,7 @@ class Evaluator:
     """Evaluates a run every n iterations, keeps the best feasible policy, and knows when to stop.
 
     `best` is the highest mean return among evaluations whose estimates keep their limits, in the
-    mode that `config.select` names. What it knows is in the metrics that it returned.
+    mode that `config.select` names. What it knows is its `state`, which checkpoints hold.
     """
 
     def __init__(
@@ -142,8 +142,16 @@ class Evaluator:
         self.best = -math.inf
         self._stale = 0
 
-    def remember(self, rows: Iterable[Mapping[str, float]]) -> None:
-        """Take note of a resumed run's past, the metrics of its iterations so far."""
+    @property
+    def state(self) -> dict[str, float]:
+        """The best return, and the evaluations since then."""
+        return {"best": self.best, "stale": self._stale}
+
+    def remember(self, state: Mapping[str, float], rows: Iterable[Mapping[str, float]]) -> None:
+        """Take note of a resumed run's past: its `state`, or where that is empty its metrics."""
+        if state:
+            self.best, self._stale = float(state["best"]), int(state["stale"])
+            return
         for row in rows:
             if "evaluation/feasible" in row:
                 self._judge(row)

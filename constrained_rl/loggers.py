@@ -94,9 +94,27 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Columns and rows of a CSV file; a row cut short by a kill is left out."""
     if not path.exists():
         return [], []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    reader = csv.DictReader(io.StringIO(whole))
-    return list(reader.fieldnames or []), list(reader)
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    try:
+        header, *rows = csv.reader(io.StringIO(whole.decode(), newline=""), strict=True)
+    except ValueError as error:
+        header, rows = [], []
+        if whole:
+            raise _bad_csv(path, str(error)) from error
+    except csv.Error as error:
+        raise _bad_csv(path, str(error)) from error
+    found = [dict(zip(header, row, strict=False)) for row in rows if row]
+    for line, (row, cells) in enumerate(zip(found, filter(None, rows), strict=True), 2):
+        if len(cells) != len(header) or not row.get("iteration", "").isdecimal():
+            raise _bad_csv(path, f"row {line} does not fit its header: {','.join(cells)[:40]!r}")
+    return header, found
+
+
+def _bad_csv(path: Path, what: str) -> InputError:
+    return InputError(
+        f"{path} is damaged ({what}); nothing was changed. Restore it, or delete it: "
+        "metrics.jsonl holds the same numbers"
+    )
 
 
 class TensorBoardLogger:

@@ -10,7 +10,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from rich.text import Text
 
 from constrained_rl.checkpoint import write_text
 from constrained_rl.distributed import speaks
-from constrained_rl.errors import Notice
+from constrained_rl.errors import InputError, Notice
 from constrained_rl.feasibility import kept
 
 
@@ -55,25 +56,55 @@ class JsonlLogger:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Read a metrics file; a line cut short by a kill is left out."""
-    rows: list[dict[str, float]] = []
+    """Read a metrics file; blank lines and a last line cut short by a kill are left out.
+
+    Raises:
+        InputError: another line is not a row; the file is left as it is.
+    """
     if not path.exists():
-        return rows
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+        return []
+    *lines, cut = path.read_bytes().split(b"\n")
+    rows = [_row(line, f"line {n} of {path}") for n, line in enumerate(lines, 1) if line.strip()]
+    with suppress(InputError):
+        rows += [_row(cut, "the last line")] if cut.strip() else []
     return rows
 
 
+def _row(line: bytes, place: str) -> dict[str, float]:
+    """A row of a metrics file."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):  # bytes that are no text are a ValueError too
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{place} is no row of metrics (a JSON object): {line[:40]!r}; nothing was changed. "
+            "Restore the line, or delete it, then give the same command again"
+        )
+    return found
+
+
 def keep_iterations(path: Path, last: int) -> None:
-    """Drop rows after iteration `last`: they will be run again."""
+    """Drop rows after iteration `last`: they will be run again.
+
+    Warns where rows 1…`last` are not all there, once each and in order.
+    """
     if not path.exists():
         return
-    rows = [row for row in read_metrics(path) if row["iteration"] <= last]
+    rows = [row for row in read_metrics(path) if row.get("iteration", 0) <= last]
+    found = [row.get("iteration", 0) for row in rows]
+    if found != list(range(1, last + 1)):
+        pairs = enumerate(zip_longest(found, range(1, last + 1)), 1)
+        number, (there, due) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+        warnings.warn(
+            f"{path} has {len(found)} rows up to the checkpoint of iteration {last}: row {number} "
+            f"is of iteration {there}, where {due} was expected. The run goes on, as its state is "
+            "in the checkpoint; plots and tables have what the file has",
+            Notice,
+            stacklevel=2,
+        )
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    if path.read_text(encoding="utf-8") != text:
+    if path.read_bytes() != text.encode():
         write_text(path, text)
 
 

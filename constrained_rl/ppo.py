@@ -64,6 +64,7 @@ class Parts:
     iteration: int = 0
     decisions: int = 0
     episodes: int = 0  # that have ended
+    evaluator: Mapping[str, float] = field(default_factory=dict)  # `Evaluator.state`
 
     def state_dict(self) -> dict[str, object]:
         """Everything a bitwise continuation needs."""
@@ -71,6 +72,7 @@ class Parts:
             "iteration": self.iteration,
             "decisions": self.decisions,
             "episodes": self.episodes,
+            "evaluator": dict(self.evaluator),
             "generator": self.generator.get_state(),
             **{name: part.state_dict() for name, part in self._stateful().items()},
         }
@@ -89,6 +91,9 @@ class Parts:
         episodes = state.get("episodes", 1)  # not counted formerly
         assert isinstance(episodes, int)
         self.episodes = episodes
+        evaluator = state.get("evaluator", {})  # read from metrics.jsonl formerly
+        assert isinstance(evaluator, Mapping)
+        self.evaluator = evaluator
         self.generator.set_state(generator)
         for name, part in self._stateful().items():
             try:

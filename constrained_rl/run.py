@@ -28,6 +28,7 @@ from constrained_rl.config import CheckpointConfig, RunConfig
 from constrained_rl.devices import device_here
 from constrained_rl.errors import InputError
 from constrained_rl.evaluation import Evaluator
+from constrained_rl.locks import LOCK, sole_writer
 from constrained_rl.loggers import open_loggers, require_loggers
 from constrained_rl.logging import JsonlLogger, RichLogger, keep_iterations, read_metrics
 from constrained_rl.ppo import Parts, train
@@ -45,7 +46,7 @@ def default_folder(name: str, seed: int) -> Path:
     return Path("runs") / name.replace("/", "_") / f"{stamp}-s{seed}"
 
 
-BEFORE_CONFIG = {"provenance.json", "models.json", "comparison", "rounds.txt"}
+BEFORE_CONFIG = {LOCK, "provenance.json", "models.json", "comparison", "rounds.txt"}
 """What is written before config.toml; alone, it is left by a run that was killed as it began."""
 
 
@@ -94,9 +95,11 @@ def start(config: RunConfig, folder: Path) -> Path:
     require_loggers(config.loggers)
     agent = Agent(config)  # whatever is wrong with the config shows before a folder exists
     folder.mkdir(parents=True, exist_ok=True)
-    write_provenance(folder)
-    write_text(folder / "config.toml", to_toml(agent.config))
-    _finish(agent, folder)
+    with sole_writer(folder):
+        refuse_used(folder)  # another process may have been faster
+        write_provenance(folder)
+        write_text(folder / "config.toml", to_toml(agent.config))
+        _finish(agent, folder)
     return folder
 
 
@@ -108,10 +111,11 @@ def resume(folder: Path) -> bool:
     require_run(folder)
     if (folder / "policy.safetensors").exists():
         return False
-    config = read_run_config(folder)
-    require_loggers(config.loggers)
-    here = config.model_copy(update={"device": device_here(config.device)})
-    _finish(Agent(here), folder)
+    with sole_writer(folder):
+        config = read_run_config(folder)
+        require_loggers(config.loggers)
+        here = config.model_copy(update={"device": device_here(config.device)})
+        _finish(Agent(here), folder)
     return True
 
 
@@ -185,7 +189,7 @@ def drive(
         stopping = stack.enter_context(finishing_steps())
         if evaluator is not None:
             past = read_metrics(folder / "metrics.jsonl") if world.first else []
-            evaluator.remember(world.same(past))
+            evaluator.remember(parts.evaluator, world.same(past))
             if evaluator.exhausted:  # the process ended before it wrote the policy
                 return
         stack.enter_context(stopping_with_processes(root, stopping))
@@ -193,6 +197,7 @@ def drive(
             require_episodes(parts, iterations)
             if evaluator is not None:
                 metrics |= evaluator(parts.iteration, parts.iteration == iterations)
+                parts.evaluator = evaluator.state
             world.on_first(partial(log_to, every, parts.iteration, metrics))
             keep_or_stop(parts, root, checkpoint, world.any(stopping()))
             if evaluator is not None and evaluator.exhausted:

@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from constrained_rl.checkpoint import write_text
 from constrained_rl.devices import choose_device, device_here
 from constrained_rl.distributed import World, connect, joined
 from constrained_rl.evaluation import Evaluation, Evaluator
+from constrained_rl.locks import sole_writer
 from constrained_rl.loggers import open_loggers, require_loggers
 from constrained_rl.logging import RichLogger, read_metrics
 from constrained_rl.protocols import Logger
@@ -50,13 +52,27 @@ def start(config: TrainConfig, folder: Path) -> Path:
         config = dated(config, date.fromisoformat(world.same(today().isoformat())))
         world.on_first(partial(refuse_used, folder))
         run = Run(config, folder, world)  # what is wrong with the config shows before the folder
-        world.on_first(partial(_begin, config, folder))
-        run.finish()
+        with only_writer(world, folder):
+            world.on_first(partial(_begin, config, folder))
+            run.finish()
     return folder
 
 
-def _begin(config: TrainConfig, folder: Path) -> None:
+@contextmanager
+def only_writer(world: World, folder: Path) -> Iterator[None]:
+    """Have the folder, which is made if need be, for the ranks of this job alone."""
+    with ExitStack() as stack:
+        world.on_first(partial(_lock, stack, folder))
+        yield
+
+
+def _lock(stack: ExitStack, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(sole_writer(folder))
+
+
+def _begin(config: TrainConfig, folder: Path) -> None:
+    refuse_used(folder)  # another process may have been faster
     write_provenance(folder)
     starts.record(config, folder)
     write_text(folder / "config.toml", to_toml(config))
@@ -69,7 +85,8 @@ def resume(folder: Path) -> bool:
         return False
     require_loggers(config.loggers)
     device = choose_device(device_here(config.device))
-    with joined(connect(device, config.distributed.timeout)) as world:
+    timeout = config.distributed.timeout
+    with joined(connect(device, timeout)) as world, only_writer(world, folder):
         world.on_first(partial(starts.compare, config, folder))
         Run(config, folder, world).finish()
     return True

@@ -120,7 +120,7 @@ def make(config, outcomes, past=()):
         return Evaluation(one, costs, one, (Constraint("c", 1.0),), ("c",))
 
     evaluator = Evaluator(config, play, lambda _: saved.append(play.now))
-    evaluator.remember(past)
+    evaluator.remember({}, past)
     return evaluator, saved
 
 
