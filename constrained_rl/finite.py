@@ -164,6 +164,11 @@ def load_cmdp(path: str | Path) -> FiniteCMDP:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); give the .npz file of a finite CMDP"
         ) from error
+    except MemoryError as error:
+        raise InputError(
+            f"{path}: an array claims more numbers than fit into memory ({error}); states × "
+            "actions × states has to fit, so write a smaller problem"
+        ) from error
     except (EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path}: not a readable .npz archive of plain arrays ({error}); write it with "

@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from constrained_rl.checkpoint import write_text
-from constrained_rl.plots import GRID, INK, MUTED, style
+from constrained_rl.plots import GRID, INK, MUTED, show_literally, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,6 +139,7 @@ def inline_svg(figure: Figure, label: str) -> Markup:
     """The figure as an SVG element in the page's colours, without links, metadata or fixed size."""
     buffer = io.StringIO()
     with style():
+        show_literally(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -149,5 +150,5 @@ def inline_svg(figure: Figure, label: str) -> Markup:
         svg = svg.replace(color, f"var(--{variable})")
     width = figure.get_size_inches()[0] * 96
     tag = f'<svg role="img" aria-label="{Markup.escape(label)}" style="max-width: {width:.0f}px"'
-    svg = re.sub(r'^<svg width="[^"]*" height="[^"]*"', tag, svg)
+    svg = re.sub(r'^<svg width="[^"]*" height="[^"]*"', lambda _: tag, svg)
     return Markup(svg)

@@ -20,6 +20,7 @@ import numpy as np
 from constrained_rl.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -98,10 +99,25 @@ def grid(
     return figure, list(axes.flat)
 
 
+def show_literally(figure: Figure) -> None:
+    """Names are text, not mathematics: a $ in one stands for itself. Numbers on axes stay set."""
+    from matplotlib.text import Text
+    from matplotlib.ticker import FixedFormatter, FuncFormatter
+
+    ticks: set[Artist] = set()
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        if not isinstance(axis.get_major_formatter(), FixedFormatter | FuncFormatter):
+            ticks |= {*axis.findobj(Text)} - {axis.label}
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in ticks:
+            text.set_parse_math(False)
+
+
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.svg and `stem`.png, on white so that they read anywhere; atomically, undated."""
     paths = [stem.with_name(f"{stem.name}.{form}") for form in ("svg", "png")]
     with style():
+        show_literally(figure)
         for path in paths:
             undated = {"Date": None} if path.suffix == ".svg" else {}
             temporary = path.with_name(f".{path.name}.tmp")

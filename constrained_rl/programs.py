@@ -209,11 +209,18 @@ def maximize(
         InputError: the objective has no upper bound; the message names the loop that pays.
     """
     unit, units = _unit(objective), np.array([_unit(row) for row in costs])
+    with np.errstate(over="ignore"):
+        bounds = limits / units / task.mass
+    if not np.isfinite(bounds).all():
+        raise InputError(
+            f"a limit of {limits[~np.isfinite(bounds)][0]:g} against costs of at most "
+            f"{units[~np.isfinite(bounds)][0]:g} is beyond float64; take other units of the costs"
+        )
     rules = {
         "A_eq": task.flow,
         "b_eq": task.inflow / task.mass,
         "A_ub": costs / units[:, None],
-        "b_ub": limits / units / task.mass,
+        "b_ub": bounds,
     }
     result = _run({"c": -objective / unit, **rules})
     if result.status == _INFEASIBLE:
@@ -236,7 +243,11 @@ def _run(task: dict[str, Any]) -> Any:  # noqa: ANN401  SciPy's OptimizeResult h
     if result.status == _UNCLEAR:  # presolve may stop at "infeasible or unbounded"
         result = linprog(**task, method="highs", options={**_HIGHS, "presolve": False})
     if result.status not in (_OPTIMAL, _INFEASIBLE, _UNBOUNDED):
-        raise RuntimeError(f"HiGHS stopped with status {result.status}: {result.message}")
+        raise InputError(
+            f"the linear program cannot be solved to {_TOLERANCE:g} (HiGHS: {result.message}); its "
+            "numbers are too far apart: take a discount further from 1, or other units of costs, "
+            "limits and rewards"
+        )
     return result
 
 

@@ -41,6 +41,10 @@ def read_toml(path: Path) -> Tree:
         raise InputError(f"config file {path} cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as TOML: {error}") from error
+    except RecursionError as error:
+        raise InputError(
+            f"{path}: its brackets are nested too deeply to be read; no setting needs that"
+        ) from error
 
 
 def parse_override(text: str) -> Tree:
@@ -52,6 +56,10 @@ def parse_override(text: str) -> Tree:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value
+    except RecursionError as error:
+        raise InputError(
+            f"override {key}={value[:40]}… is nested too deeply to be read; no setting needs that"
+        ) from error
     tree: Any = parsed
     for name in reversed(key.strip().split(".")):
         tree = {name: tree}

@@ -13,6 +13,7 @@ import json
 import lzma
 import math
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedIOBase, BufferedReader, FileIO
@@ -147,8 +148,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A JSON object whose keys are all different."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(n for n, _ in pairs).items() if count > 1)
         raise FieldError(
             json.dumps(twice[:60])[1:-1],
             "occurs twice",

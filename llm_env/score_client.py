@@ -10,7 +10,7 @@ then the run ends with an error that names the service, and its last checkpoint 
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -127,6 +127,6 @@ def _numbers(name: str, values: object, count: int) -> list[float]:
         raise InputError(f"score {name!r} is {found} for {count} responses")
     for index, value in enumerate(values):
         real = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (real and math.isfinite(value)):
+        if not (real and abs(value) <= sys.float_info.max):  # NaN, ±∞ and integers beyond float64
             raise InputError(f"score {name!r} of response {index} is {value!r:.80}, not a number")
     return [float(value) for value in values]

@@ -85,7 +85,7 @@ def _shard(path: Path) -> Shard:
 
 
 def _as_line(number: int, row: object) -> Line:
-    """A row as JSON. Columns that JSON does not know (times, bytes) become text; none is read."""
+    """A row as JSON. Columns that JSON does not know (times) become text; none is read."""
     data = json.dumps(row, default=str, ensure_ascii=False).encode("utf-8", "backslashreplace")
     return Line(number, data, len(data))
 
@@ -129,7 +129,7 @@ def _parquet(path: Path) -> Iterator[Line]:
             for batch in file.iter_batches(batch_size=512):
                 for row in batch.to_pylist():
                     number += 1
-                    yield _as_line(number, row)
+                    yield _parquet_line(number, row)
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be read (after row {number}: {reason})") from error
@@ -138,6 +138,26 @@ def _parquet(path: Path) -> Iterator[Line]:
             f"{path}: is no parquet file, or an incomplete one (after row {number}: "
             f"{str(error).splitlines()[0]}); copy it again"
         ) from error
+
+
+def _parquet_line(number: int, row: object) -> Line:
+    """A row whose bytes are UTF-8 text; one with other bytes stays, and is found bad."""
+    try:
+        return _as_line(number, _texts(row))
+    except UnicodeDecodeError as error:
+        return Line(number, error.object, len(error.object))
+
+
+def _texts(value: object) -> object:
+    """A value of a row with its bytes, at any depth, as text."""
+    match value:
+        case bytes():
+            return value.decode("utf-8")
+        case dict():
+            return {key: _texts(inner) for key, inner in value.items()}
+        case list():
+            return [_texts(inner) for inner in value]
+    return value
 
 
 def _require_pyarrow(path: Path) -> Any:  # noqa: ANN401 — a module without types

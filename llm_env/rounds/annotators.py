@@ -112,7 +112,8 @@ def read_labels(answer: object, batch: Pairs, url: str) -> list[PreferenceRow]:
     rows = []
     for pair, label in zip(batch, labels, strict=True):
         try:
-            rows.append(PreferenceRow.model_validate(texts(*pair) | dict(label)))
+            given = {name: dict(label)[name] for name in LABELS if name in label}
+            rows.append(PreferenceRow.model_validate(given | texts(*pair)))
         except (ValidationError, FieldError, TypeError, ValueError) as error:
             raise InputError(
                 f"{url} labelled {texts(*pair)!r:.200} by {label!r:.200}, which cannot be used: "
