@@ -37,7 +37,7 @@ def ends_often(family):
     head = model.get_output_embeddings()
     bias = torch.zeros(head.out_features)
     bias[EOS] = 2.0
-    head.register_forward_hook(lambda _, __, logits: logits + bias.to(logits.dtype))
+    head.register_forward_hook(lambda _, __, logits: logits + bias.to(logits))
     return model
 
 
@@ -276,6 +276,7 @@ def test_a_run_on_it_resumes_bitwise():
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_tensors_stay_there_and_the_episodes_are_those_of_the_fused_collector():
     policy = CausalLMPolicy(ends_often("llama").cuda())
