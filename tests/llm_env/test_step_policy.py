@@ -284,13 +284,13 @@ def test_on_a_gpu_tensors_stay_there_and_the_episodes_are_those_of_the_fused_col
     common = (word_tokenizer(), PROMPTS, by_model(score_model(5).cuda()), costs)
     fused = TokenCollector(policy, *common, batch=ROWS, max_new_tokens=LENGTH, seed=3).collect()
     env = TokenEnv(ROWS, *common, max_new_tokens=LENGTH, device="cuda")
-    assert all(x.is_cuda for x in env.step(np.full(ROWS, EOS))[:4])
+    assert all(x.device.type == "cuda" for x in env.step(np.full(ROWS, EOS))[:4])
     collector = VectorCollector(
         env, StepPolicy(policy), Windowing(LENGTH), env.cost_names, 3, torch.device("cuda")
     )
     steps = collector.collect()
     collector.load_state_dict(collector.state_dict())
-    assert steps.reward.is_cuda
+    assert steps.reward.device.type == "cuda"
     for row, length in first_episodes(fused):
         here = (row, slice(length))
         assert torch.equal(steps.action[here], fused.action[here])
