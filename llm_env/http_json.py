@@ -1,8 +1,9 @@
 """One JSON request to a service, patiently: time-outs, bounded retries with growing pauses.
 
 A refused connection, a time-out, a status 429 or 5xx and an answer that cannot be read are tried
-again; any other status is the caller's mistake and is reported at once. Absent: authentication,
-proxies, redirections, streaming.
+again; any other status is the caller's mistake and is reported at once. A secret is a token in an
+environment variable, named by the settings; an address holds none. Absent: proxies, redirections,
+streaming.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import threading
 import time
@@ -35,10 +37,44 @@ class Patience:
     timeout: float = 60.0  # seconds per attempt
     retries: int = 5  # attempts after the first
     backoff: float = 1.0  # seconds before the first retry, doubled before each next
+    token_env: str | None = None  # environment variable whose value goes along as a bearer token
 
     def pause(self, retry: int) -> float:
         """Seconds before the first retry (0), the second (1) and so on."""
         return min(LONGEST_PAUSE, self.backoff * 2.0**retry)
+
+
+def checked_address(url: str) -> str:
+    """The address of a service; `ValueError`, which shows no secret, if it cannot be one."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        raise ValueError("url has no valid port, expected http://host:port or https://…") from None
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise ValueError(
+            "url holds a name, a password, or something behind ? or #, which would be written into "
+            "the run's files; give http://host:port/path, and for a token the name of an "
+            "environment variable as token_env"
+        )
+    if not good:
+        raise ValueError(f"url is {url!r}, expected http://host:port or https://…")
+    return url
+
+
+def _headers(patience: Patience) -> dict[str, str]:
+    """The headers of a request; `InputError` if the token is not there."""
+    kind = {"Content-Type": "application/json"}
+    if patience.token_env is None:
+        return kind
+    token = os.environ.get(patience.token_env, "")
+    if not token or not (token.isascii() and token.isprintable()):
+        found = "is not set" if not token else "holds characters that no header can hold"
+        raise InputError(
+            f"token_env names the environment variable {patience.token_env}, which {found}; "
+            f"export it: {patience.token_env}=…"
+        )
+    return {**kind, "Authorization": f"Bearer {token}"}
 
 
 def post_json(
@@ -49,13 +85,13 @@ def post_json(
     Raises:
         InputError: every attempt failed, with the last reason; or the service refused the request.
     """
-    data = json.dumps(body).encode()
+    data, headers = json.dumps(body).encode(), _headers(patience)
     reason = ""
     for attempt in range(patience.retries + 1):
         if attempt:
             time.sleep(patience.pause(attempt - 1))
         try:
-            return read(_answer(url, data, patience.timeout))
+            return read(_answer(url, data, headers, patience.timeout))
         except _StatusError as error:
             reason = str(error)
             if error.status not in TRANSIENT:
@@ -86,7 +122,7 @@ class _StatusError(Exception):
         self.status = status
 
 
-def _answer(url: str, data: bytes, timeout: float) -> object:
+def _answer(url: str, data: bytes, headers: dict[str, str], timeout: float) -> object:
     """The JSON answer; `TimeoutError` unless all of it comes in time.
 
     A socket's own time-out starts again with every byte, so a service that drips would hold a run
@@ -107,7 +143,7 @@ def _answer(url: str, data: bytes, timeout: float) -> object:
         where = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         # a service may refuse before it has read everything; what it says is still to be read
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.request("POST", where, data, {"Content-Type": "application/json"})
+            connection.request("POST", where, data, headers)
         with connection.getresponse() as response:
             body = response.read(LARGEST_ANSWER)
     except (http.client.HTTPException, OSError) as error:

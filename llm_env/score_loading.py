@@ -187,7 +187,7 @@ def _remote(url: str, group: Sequence[Wanted]) -> RemoteScores:
     remote = RemoteScores(
         url=url,
         names=tuple(dict.fromkeys(_served_name(item) for item in group)),
-        patience=Patience(access.timeout, access.retries, access.backoff),
+        patience=Patience(access.timeout, access.retries, access.backoff, access.token_env),
         batch_size=group[0].source.batch_size,
     )
     announced = remote.directions()

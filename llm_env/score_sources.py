@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from datetime import date
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from constrained_rl.sections import Count, Finite, NonNegative, Positive, Section
+from llm_env.http_json import checked_address
 from llm_env.models import DType
 from llm_env.prompts import PromptFormat
 from llm_env.score_formats import Role
@@ -30,6 +30,8 @@ class ServiceAccess(Section):
     """attempts after the first that failed"""
     backoff: NonNegative = 1.0
     """seconds before the first retry; doubled before each next, at most 60"""
+    token_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    """name of an environment variable whose value is sent as a bearer token; it is never written"""
 
 
 class ScoreSource(Section):
@@ -78,8 +80,8 @@ class ScoreSource(Section):
             raise ValueError(f"found {found} of path and url; a score comes from exactly one")
         if self.url is not None and isinstance(self.head, int):
             raise ValueError('the scores of a service have names; give head = "name"')
-        if self.url is not None and not _is_http(self.url):
-            raise ValueError(f"url is {self.url!r}, expected http://host:port or https://…")
+        if self.url is not None:
+            checked_address(self.url)
         return self
 
 
@@ -88,15 +90,6 @@ class CostSource(ScoreSource):
 
     limit: Finite | None = None
     """upper bound on E[transform(C)]; default: align.limit"""
-
-
-def _is_http(url: str) -> bool:
-    """Whether a URL names a host, and a port that can be one."""
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number
-        return False
 
 
 def role_of(source: ScoreSource) -> Role:

@@ -94,7 +94,7 @@ def by_http(pairs: Pairs, config: HTTPAnnotator) -> list[PreferenceRow]:
         rows += post_json(
             config.url,
             {"pairs": [texts(*pair) for pair in batch]},
-            Patience(config.timeout, config.retries, config.backoff),
+            Patience(config.timeout, config.retries, config.backoff, config.token_env),
             lambda answer, batch=batch: read_labels(answer, batch, config.url),  # type: ignore[misc]
         )
     return rows

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from constrained_rl.config import CheckpointConfig
 from constrained_rl.sections import Count, Device, Finite, NonNegative, Positive, Section, Seed
 from llm_env.comparison.config import ModelConfig, SmallAlignConfig
 from llm_env.config import AlignConfig
 from llm_env.data_sources import DataSource
+from llm_env.http_json import checked_address
 from llm_env.models import ModelSource
 from llm_env.score_training import ScoreConfig
 from llm_env.sft import SFTConfig
@@ -71,7 +72,7 @@ class HTTPAnnotator(Section):
 
     kind: Literal["http"] = "http"
     """a service"""
-    url: Annotated[str, Field(pattern=r"^https?://")]
+    url: Annotated[str, AfterValidator(checked_address)]
     """where batches are posted"""
     batch_size: Count = 32
     """pairs per request"""
@@ -81,6 +82,8 @@ class HTTPAnnotator(Section):
     """further attempts at a request that failed"""
     backoff: NonNegative = 1.0
     """seconds before the first retry; doubled before each next, up to a minute"""
+    token_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    """name of an environment variable whose value is sent as a bearer token; it is never written"""
 
 
 class NoRedTeam(Section):
