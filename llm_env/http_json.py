@@ -46,17 +46,17 @@ class Patience:
 
 def checked_address(url: str) -> str:
     """The address of a service; `ValueError`, which shows no secret, if it cannot be one."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number
-        raise ValueError("url has no valid port, expected http://host:port or https://…") from None
-    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+    if any(sign in url for sign in "@?#"):  # before it is parsed: a malformed one has no user name
         raise ValueError(
             "url holds a name, a password, or something behind ? or #, which would be written into "
             "the run's files; give http://host:port/path, and for a token the name of an "
             "environment variable as token_env"
         )
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        raise ValueError("url has no valid port, expected http://host:port or https://…") from None
     if not good:
         raise ValueError(f"url is {url!r}, expected http://host:port or https://…")
     return url

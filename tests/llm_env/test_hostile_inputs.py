@@ -33,7 +33,16 @@ SECRETS = [
     "http://pa55@host/",
     "https://host/judge?token=pa55",
     "http://host/#pa55",
+    "http:/ann:pa55@host",
+    "ann:pa55@host",
+    "http://ann:pa55@host:x",
 ]
+
+
+@pytest.mark.parametrize("url", ["http://host?", "http://host/#", "http://host:x", "host:80"])
+def test_an_address_that_is_none(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^url "):
+        checked_address(url)
 
 
 @pytest.mark.parametrize("url", SECRETS)
